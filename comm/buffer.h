@@ -1,0 +1,49 @@
+#ifndef SHARDSTEP_COMM_BUFFER_H_
+#define SHARDSTEP_COMM_BUFFER_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "shardstep/comm/status.h"
+
+namespace shardstep {
+
+/// A view of memory that somebody else owns. Half-open [data, data + size_bytes).
+struct BufferView {
+  std::byte* data = nullptr;
+  int64_t size_bytes = 0;
+
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
+};
+
+/// Owner of page-aligned, zero-filled host memory whose address never changes. Pages are touched on creation, by the
+/// creating thread, so that no step pays a first touch; large buffers ask for transparent huge pages.
+class Buffer {
+ public:
+  Buffer() = default;
+  /// ResourceExhausted, naming `what` and the size, when the system refuses.
+  static absl::StatusOr<Buffer> Allocate(int64_t size_bytes, absl::string_view what);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
+
+  BufferView view() const { return {data_, size_bytes_}; }
+  int64_t size_bytes() const { return size_bytes_; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t size_bytes_ = 0;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_COMM_BUFFER_H_

@@ -1,0 +1,105 @@
+#ifndef SHARDSTEP_COMM_COMMUNICATOR_H_
+#define SHARDSTEP_COMM_COMMUNICATOR_H_
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "shardstep/comm/buffer.h"
+#include "shardstep/comm/slice.h"
+#include "shardstep/comm/status.h"
+#include "shardstep/comm/stream.h"
+
+namespace shardstep {
+
+/// Where one bucket lies in the gradient arena and in the weight arena (same offsets): `world_size` shards of
+/// `shard_elements` bf16 each, rank 0's first.
+struct BucketExtent {
+  int64_t begin_element = 0;
+  int64_t shard_elements = 0;
+};
+
+/// What a plan must know about a backend. Data, so that no scheduler asks which backend it runs on.
+struct CommunicatorTraits {
+  /// Slices stay readable until Release (shared memory: they are the peers' own gradients). Otherwise they lie in a
+  /// landing ring and must be reduced into the accumulator and released before `landing_buckets` more exchanges.
+  bool slices_persist = true;
+  int landing_buckets = 0;
+  /// Exchange needs a stream of its own; otherwise it is issued on the caller's stream.
+  bool separate_exchange_stream = false;
+};
+
+/// The content of one small all-reduce, at most 1 KiB: integers only, so its bits do not depend on any order.
+struct SmallReduction {
+  static constexpr int kSums = 32;
+  static constexpr int kMinima = 64;
+  std::array<int64_t, kSums> sums{};       // added over ranks; the caller keeps the sums below 2^63
+  std::array<uint64_t, kMinima> minima{};  // minimum over ranks
+};
+static_assert(sizeof(SmallReduction) <= 1024);
+
+/// Moves gradients to the owners of shards and weights back to everyone, and nothing else: it never adds gradients up.
+///
+/// Every data operation is stream-ordered: OK means enqueued, and the operation is complete for whatever is enqueued
+/// later on that stream. Addresses are fixed by Allocate. Per bucket and micro-step the order on every rank is
+///   Exchange -> AwaitSlices -> (kernels read slices) -> Release;  the producer: AwaitReleased -> next gradients
+/// and per bucket and step: (kernels write Destinations) -> Publish -> AwaitPublished -> (the forward reads weights).
+/// Exchanges are issued in the same bucket order on every rank. `micro_step` and `step` count from 0 since creation.
+///
+/// A wait that passes its deadline fails the stream with DeadlineExceeded, naming operation, bucket, micro-step or step
+/// and the ranks that did not arrive; after Abort on any rank every wait on every rank ends with Aborted naming that
+/// rank and its reason. Threads: data operations from one thread at a time per stream; Abort, SetAway and AsyncStatus
+/// from any thread. Every backend passes tests/comm/communicator_contract.h.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int world_size() const = 0;
+  virtual CommunicatorTraits traits() const = 0;
+
+  /// Collective, once. Makes this rank's gradient arena and the weight arena, zero-filled, for `buckets` (equal on
+  /// every rank). ResourceExhausted names what did not fit, before anything is written.
+  virtual absl::Status Allocate(absl::Span<const BucketExtent> buckets) = 0;
+  /// bf16, this rank's own gradients, the whole arena.
+  virtual BufferView gradients() = 0;
+  /// bf16, the whole arena as this rank reads it. One copy per host: ranks of a host see the same memory.
+  virtual BufferView weights() = 0;
+
+  /// This rank's gradients of `bucket` are complete (in stream order): lets the owners have their slices.
+  virtual absl::Status Exchange(int bucket, int64_t micro_step, Stream& stream) = 0;
+  /// Later work on `stream` may read slices(bucket, micro_step).
+  virtual absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) = 0;
+  /// One slice per rank, in rank order, of this rank's shard of `bucket`, which is micro-batch
+  /// (micro-step within the step) * world_size + rank. Valid between AwaitSlices and Release.
+  virtual absl::Span<const Slice> slices(int bucket, int64_t micro_step) = 0;
+  /// This rank has read its slices of `bucket` (in stream order).
+  virtual absl::Status Release(int bucket, int64_t micro_step, Stream& stream) = 0;
+  /// Later work on `stream` may overwrite this rank's gradients of `bucket`: every owner has released `micro_step`.
+  virtual absl::Status AwaitReleased(int bucket, int64_t micro_step, Stream& stream) = 0;
+
+  /// In place; `reduction` must live until the stream has passed it. Completion proves that every rank has come here.
+  virtual absl::Status AllReduceSmall(SmallReduction* reduction, Stream& stream) = 0;
+
+  /// Where the owner writes its bf16 shard of `bucket`: one address per copy that it has to fill.
+  virtual absl::Span<Bf16* const> Destinations(int bucket) = 0;
+  /// This rank's shard of `bucket` is written to all destinations (in stream order).
+  virtual absl::Status Publish(int bucket, int64_t step, Stream& stream) = 0;
+  /// Later work on `stream` may read all weights of `bucket` as of `step`.
+  virtual absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) = 0;
+
+  /// Ends every present and future wait of all ranks with Aborted naming this rank and `reason`. Idempotent: the first
+  /// reason of the job wins.
+  virtual void Abort(const absl::Status& reason) = 0;
+  /// OK, or why the communicator is dead.
+  virtual absl::Status AsyncStatus() const = 0;
+
+  /// This rank will not take part for at most `duration` (an evaluation, a save): while any rank is away, no deadline
+  /// of any rank runs. Zero ends it.
+  virtual void SetAway(absl::Duration duration) = 0;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_COMM_COMMUNICATOR_H_

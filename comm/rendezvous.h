@@ -1,0 +1,37 @@
+#ifndef SHARDSTEP_COMM_RENDEZVOUS_H_
+#define SHARDSTEP_COMM_RENDEZVOUS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "shardstep/comm/status.h"
+
+namespace shardstep {
+
+/// How ranks exchange small host bytes beside the data path: at creation, for digests, handles and manifests; never
+/// inside a step. Implementations: inproc/thread_rendezvous.h, mpi/mpi_rendezvous.h.
+///
+/// Collective: every rank makes the same calls in the same order. One thread per rank at a time.
+class Rendezvous {
+ public:
+  virtual ~Rendezvous() = default;
+  virtual int rank() const = 0;
+  virtual int world_size() const = 0;
+
+  /// Every rank's `bytes` (any length, also empty and different), indexed by rank.
+  /// DeadlineExceeded names `what` and the ranks that did not arrive within `deadline`; FailedPrecondition names both
+  /// ranks when they meet with different `what`. After an error the rendezvous stays failed.
+  virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(absl::string_view what, absl::string_view bytes,
+                                                                  absl::Duration deadline) = 0;
+};
+
+/// Collective. OK on every rank only when every rank passed OK; otherwise each rank gets the error of the lowest
+/// failing rank, which it names ("rank 2: ..."). What a collective operation ends with when a rank may fail alone.
+absl::Status AgreeOnStatus(Rendezvous& rendezvous, absl::string_view what, const absl::Status& mine,
+                           absl::Duration deadline);
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_COMM_RENDEZVOUS_H_

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Usage: deploy/mpirun.sh RANKS PROGRAM [ARGUMENT...]
+# mpirun on this host with what it needs here: leave to run as root in containers, more ranks than cores without
+# spinning, no binding of ranks to cores.
+set -euo pipefail
+ranks=$1
+shift
+options=(--oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
+[ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
+exec mpirun "${options[@]}" -n "$ranks" "$@"
