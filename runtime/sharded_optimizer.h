@@ -25,20 +25,13 @@
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/rendezvous.h"
 #include "shardstep/comm/status.h"
-#include "shardstep/optimizer/digest.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/runtime/decision.h"
+#include "shardstep/runtime/model_access.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/step_record.h"
 
 namespace shardstep {
-
-/// The arguments of one step; equal on every rank, which Decide verifies.
-struct StepArguments {
-  double learning_rate = 0;        ///< finite, >= 0
-  int64_t micro_batches = 0;       ///< J; 0: micro_steps * world size. Numbered micro_step * world_size + rank
-  std::optional<double> divisor;   ///< finite, > 0; default J
-  std::optional<double> max_norm;  ///< finite, > 0; unset: no clipping
-};
 
 /// Bytes that one rank holds, by purpose. On one host the weights exist once, whatever the number of ranks.
 struct MemoryEstimate {
@@ -48,14 +41,6 @@ struct MemoryEstimate {
   int64_t state_bytes = 0;           ///< per rank
   int64_t accumulator_bytes = 0;     ///< per rank
   int64_t rank_bytes() const { return gradient_bytes + master_bytes + state_bytes + accumulator_bytes; }
-};
-
-/// Digests of the whole model: equal on every rank, at every world size.
-struct OptimizerDigests {
-  Digest weights;
-  Digest master;
-  Digest first_moment;
-  Digest second_moment;
 };
 
 /// The optimizer step of a data-parallel trainer: bf16 gradients in, bf16 weights out, fp32 master weights and AdamW
@@ -90,7 +75,7 @@ class ShardedOptimizer {
   absl::Span<Bf16> gradient(int p);
 
   /// Fills elements [begin, begin + values.size()) of parameter p with fp32 master weights.
-  using FillMaster = std::function<void(int p, int64_t begin_element, absl::Span<float> values)>;
+  using FillMaster = ModelAccess::FillMaster;
   /// Collective. Calls `fill` for the ranges this rank owns, zeroes the moments and the step counters, and sets the
   /// weights to the rounded master. Required before the first step, unless Load or SetWeights for all parameters.
   absl::Status Initialize(const FillMaster& fill);

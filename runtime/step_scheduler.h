@@ -1,0 +1,119 @@
+#ifndef SHARDSTEP_RUNTIME_STEP_SCHEDULER_H_
+#define SHARDSTEP_RUNTIME_STEP_SCHEDULER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "shardstep/comm/communicator.h"
+#include "shardstep/comm/host_stream.h"
+#include "shardstep/comm/status.h"
+#include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/shard_state.h"
+#include "shardstep/runtime/decision.h"
+#include "shardstep/runtime/options.h"
+#include "shardstep/runtime/step_plan.h"
+#include "shardstep/runtime/step_record.h"
+
+namespace shardstep {
+
+/// What a scheduler works with; all owned elsewhere and longer-lived. The seams (communicator, kernels, streams) are
+/// real, or recorders in tests.
+struct StepResources {
+  const OptimizerOptions* options = nullptr;
+  const ShardLayout* layout = nullptr;
+  const ShardState* state = nullptr;
+  Communicator* communicator = nullptr;
+  ShardKernels* kernels = nullptr;
+  HostStream* caller = nullptr;  ///< the trainer's stream: on a CPU its thread
+  Stream* exchange = nullptr;    ///< used when the plan says so
+  HostStream* update = nullptr;
+};
+
+/// Executes the nodes of the step plan as gradients become ready, and is the only place that waits. It knows no
+/// backend. The calls mean what they mean in sharded_optimizer.h; one thread makes them.
+class StepScheduler {
+ public:
+  explicit StepScheduler(const StepResources& resources);
+
+  absl::Status GradientWritable(int p);
+  absl::Status GradientReady(int p);
+  absl::Status EndMicroStep();
+  absl::Status Step(const StepArguments& arguments);
+  absl::Status WeightsReady(int p);
+  absl::StatusOr<StepRecord> FinishStep();
+  absl::Status SetMicroSteps(int64_t micro_steps);
+
+  const StepPlan& plan() const { return plan_; }
+  /// As of the last finished step, or as restored.
+  const StepCounters& counters() const { return counters_; }
+  void RestoreCounters(const StepCounters& counters) { counters_ = counters; }
+
+  /// FailedPrecondition, naming `call`, while a step is in flight; the sticky error, if any; else every rank's weights
+  /// of the last step are here.
+  absl::Status Settle(absl::string_view call);
+  /// True once an update failed half-way.
+  bool torn() const { return torn_; }
+
+ private:
+  enum class GradientState : char { kUnknown, kWritable, kReady };
+
+  absl::Status Healthy();
+  absl::Status CheckParameter(int p, absl::string_view call) const;
+  void BeginMicroStep();
+  absl::Status AwaitWritable(int p);
+  absl::Status MarkReady(int p);
+  absl::Status FillMissing();
+  void ZeroGradient(int p);
+  absl::Status AwaitPublished(int b);
+
+  absl::Status Issue(int first, int last);
+  absl::Status Launch(const StepNode& node, Stream& stream);
+  absl::Status LaunchReduce(const StepNode& node, Stream& stream);
+  absl::Status LaunchUpdate(const StepNode& node, Stream& stream);
+  void LaunchContribute();
+  void LaunchDecide();
+  Stream& StreamOf(StepStream stream) const;
+  absl::Span<const Slice> Slices(const StepNode& node) const;
+
+  const StepResources r_;
+  const int rank_;
+  const int world_size_;
+  StepPlan plan_;
+  std::vector<std::vector<Segment>> segments_;  // by bucket: what this rank owns
+
+  // The step being filled or in flight. Micro-steps and steps for the communicator count from 0 since creation.
+  int64_t micro_step_ = 0;                // within the step
+  int64_t first_micro_step_ = 0;          // of the step, since creation
+  int64_t issued_steps_ = 0;              // since creation
+  bool in_flight_ = false;                // between Step and FinishStep
+  int64_t last_contribution_ = -1;        // the last micro-step of the step in which the caller marked a gradient ready
+  std::vector<GradientState> gradients_;  // by parameter, of this micro-step
+  std::vector<int> missing_;              // by bucket: gradients not ready in this micro-step
+  int next_bucket_ = 0;                   // the first bucket not yet exchanged in this micro-step
+  std::vector<bool> bucket_writable_;     // by bucket, in this micro-step
+  std::vector<bool> bucket_published_;    // by bucket: the caller has waited for the last step's weights
+  std::vector<Event> done_;               // by node
+  std::vector<Event> read_done_;          // by bucket: this rank has read its latest slices
+  std::vector<Event> weights_done_;       // by bucket: this rank has published its latest shard
+  Event step_done_;
+
+  // Written by work on the update stream.
+  DecisionInput decision_input_;
+  ScanResult scan_;
+  SmallReduction reduction_;
+  Decision decision_;
+  UpdateScalars scalars_;
+  std::atomic<bool> updating_{false};
+  int64_t step_begin_ns_ = 0;
+  int64_t step_end_ns_ = 0;
+
+  StepCounters counters_;
+  int64_t exposed_ns_ = 0;
+  bool torn_ = false;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_RUNTIME_STEP_SCHEDULER_H_

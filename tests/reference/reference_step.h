@@ -1,0 +1,60 @@
+#ifndef SHARDSTEP_TESTS_REFERENCE_REFERENCE_STEP_H_
+#define SHARDSTEP_TESTS_REFERENCE_REFERENCE_STEP_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+/// The whole optimizer step as docs/numerics.md states it, unsharded, one scalar loop after the other, sharing no code
+/// with the library (it includes none of its headers and is compiled apart): what every sharded step is judged by.
+namespace shardstep_reference {
+
+struct Group {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.01, learning_rate_factor = 1.0;
+};
+
+/// One parameter, all of it. bf16 values are raw bits.
+struct Parameter {
+  Group group;
+  std::vector<float> master, first_moment, second_moment;
+  std::vector<uint16_t> weights;
+};
+
+struct StepArguments {
+  double learning_rate = 0;
+  double divisor = 1;
+  std::optional<double> max_norm;
+};
+
+struct StepResult {
+  bool applied = false;
+  double norm = 0;
+  double clip = 1;
+};
+
+/// 128-bit sum of hashes, as 32 hexadecimal digits.
+struct Digests {
+  std::string weights, master, first_moment, second_moment;
+};
+
+class Model {
+ public:
+  /// Zero moments; weights rounded from `master`.
+  void Add(const Group& group, std::vector<float> master);
+  /// gradients[j][p][element], bf16 bits, micro-batches in order. A step with a non-finite sum changes nothing.
+  StepResult Step(const std::vector<std::vector<std::vector<uint16_t>>>& gradients, const StepArguments& arguments);
+  Digests Digest() const;
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+
+ private:
+  std::vector<Parameter> parameters_;
+  int64_t applied_steps_ = 0;
+};
+
+float FromBf16(uint16_t bits);
+uint16_t ToBf16(float value);
+
+}  // namespace shardstep_reference
+
+#endif  // SHARDSTEP_TESTS_REFERENCE_REFERENCE_STEP_H_

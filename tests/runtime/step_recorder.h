@@ -1,0 +1,151 @@
+#ifndef SHARDSTEP_TESTS_RUNTIME_STEP_RECORDER_H_
+#define SHARDSTEP_TESTS_RUNTIME_STEP_RECORDER_H_
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "shardstep/comm/communicator.h"
+#include "shardstep/comm/host_stream.h"
+#include "shardstep/optimizer/shard_kernels.h"
+
+namespace shardstep {
+
+/// Everything that happens on any stream of any rank, as a graph: items in stream order, edges where one item waits for
+/// another. Two items race when they touch the same bytes, one of them writes, and no path joins them.
+///
+/// A wait can be deleted by its key (the same in every step and on every rank), to see whether the check misses it.
+class Recording {
+ public:
+  explicit Recording(std::set<std::string> deleted = {}) : deleted_(std::move(deleted)) {}
+
+  /// Appends an item to a stream (any number that names one) and returns its id.
+  int Append(int stream, const std::string& name, std::vector<MemoryAccess> accesses);
+  /// `waiter` starts after `earlier`. No effect when `key` is deleted.
+  void AddEdge(int earlier, int waiter, const std::string& key);
+  /// The same for items that are known by name, on whichever rank, once all is recorded: "Exchange 3 7 of rank 1".
+  void Label(int item, const std::string& label) { labels_[label] = item; }
+  void AddEdgeToLabel(const std::string& label, int waiter, const std::string& key);
+
+  /// All waits, deleted ones too.
+  const std::set<std::string>& keys() const { return keys_; }
+  /// Descriptions of races, and of labels waited for that nobody recorded (a deadlock); at most a few.
+  std::vector<std::string> Problems() const;
+  /// The number of items that touch memory.
+  int access_count() const;
+
+ private:
+  struct Item {
+    int stream = 0;
+    std::string name;
+    std::vector<MemoryAccess> accesses;
+    std::vector<int> after;
+  };
+  struct LabelEdge {
+    std::string label;
+    int waiter;
+  };
+  std::vector<std::vector<bool>> Reachability(std::vector<std::string>* problems) const;
+
+  const std::set<std::string> deleted_;
+  std::vector<Item> items_;
+  std::map<int, int> last_of_stream_;
+  std::map<std::string, int> labels_;
+  std::vector<LabelEdge> label_edges_;
+  std::set<std::string> keys_;
+};
+
+/// A stream that runs host work at once and records it.
+class RecorderStream : public HostStream {
+ public:
+  RecorderStream(Recording* recording, int id, std::string name)
+      : recording_(recording), id_(id), name_(std::move(name)) {}
+
+  /// Appends an item that touches `accesses`; waits called since the last item become its edges.
+  int Append(const std::string& name, std::vector<MemoryAccess> accesses);
+
+  void Enqueue(absl::string_view name, Work work) override;
+  Event Record() override { return {this, last_}; }
+  void Wait(const Event& event) override;
+  absl::Status Synchronize(const Event&) override { return status_; }
+  absl::Status status() const override { return status_; }
+
+ private:
+  Recording* recording_;
+  int id_;
+  std::string name_;
+  int last_ = -1;
+  std::vector<Event> pending_;
+  absl::Status status_;
+};
+
+/// Kernels that do no arithmetic and record what they would touch.
+class RecorderKernels : public ShardKernels {
+ public:
+  absl::Status Reduce(const ReduceArgs& args, Stream& stream) override;
+  absl::Status Update(const UpdateArgs& args, Stream& stream) override;
+};
+
+/// What the ranks of a recorded job share: one weight arena, or one per rank, and every rank's gradients.
+struct RecorderWorld {
+  RecorderWorld(int size, int64_t arena_elements, CommunicatorTraits traits_to_have, int64_t micro_steps_per_step)
+      : world_size(size), traits(traits_to_have), micro_steps(micro_steps_per_step) {
+    gradients.assign(size, std::vector<Bf16>(arena_elements));
+    weights.assign(traits.slices_persist ? 1 : size, std::vector<Bf16>(arena_elements));
+  }
+  int world_size;
+  CommunicatorTraits traits;
+  int64_t micro_steps;
+  std::vector<std::vector<Bf16>> gradients;
+  std::vector<std::vector<Bf16>> weights;
+};
+
+/// A communicator that moves nothing and records what its operations touch and wait for: as shared memory does (slices
+/// persist, one copy of the weights), or as a network does (landing ring, a copy of the weights per rank).
+class RecorderCommunicator : public Communicator {
+ public:
+  RecorderCommunicator(Recording* recording, RecorderWorld* world, int rank, std::vector<BucketExtent> buckets);
+
+  int rank() const override { return rank_; }
+  int world_size() const override { return world_->world_size; }
+  CommunicatorTraits traits() const override { return world_->traits; }
+  absl::Status Allocate(absl::Span<const BucketExtent>) override { return absl::OkStatus(); }
+  BufferView gradients() override;
+  BufferView weights() override;
+  absl::Status Exchange(int bucket, int64_t micro_step, Stream& stream) override;
+  absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) override;
+  absl::Span<const Slice> slices(int bucket, int64_t micro_step) override;
+  absl::Status Release(int bucket, int64_t micro_step, Stream& stream) override;
+  absl::Status AwaitReleased(int bucket, int64_t micro_step, Stream& stream) override;
+  absl::Status AllReduceSmall(SmallReduction* reduction, Stream& stream) override;
+  absl::Span<Bf16* const> Destinations(int bucket) override { return absl::MakeConstSpan(&destinations_[bucket], 1); }
+  absl::Status Publish(int bucket, int64_t step, Stream& stream) override;
+  absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) override;
+  void Abort(const absl::Status&) override {}
+  absl::Status AsyncStatus() const override { return absl::OkStatus(); }
+  void SetAway(absl::Duration) override {}
+
+  /// Collective operations recorded so far, AwaitSlices to AwaitPublished included.
+  int64_t operations() const { return operations_; }
+
+ private:
+  std::string Key(const char* operation, int bucket, int64_t count, int64_t per_step) const;
+  std::vector<MemoryAccess> Bucket(std::vector<Bf16>& arena, int bucket, bool write) const;
+
+  Recording* recording_;
+  RecorderWorld* world_;
+  int rank_;
+  std::vector<BucketExtent> buckets_;
+  std::vector<Bf16*> destinations_;
+  std::vector<std::vector<Slice>> slices_;
+  std::vector<std::vector<Bf16>> landing_;
+  int64_t exchanges_ = 0;
+  int64_t reductions_ = 0;
+  int64_t operations_ = 0;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_TESTS_RUNTIME_STEP_RECORDER_H_
