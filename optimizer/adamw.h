@@ -6,7 +6,7 @@
 namespace shardstep {
 
 /// AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2), as numeric contract
-/// 4 orders its operations. One group's settings, as the user gives them.
+/// 4 orders its operations (adamw_formula-inl.h). One group's settings, as the user gives them.
 struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
@@ -33,22 +33,6 @@ double PowerBySquaring(double base, int64_t exponent);
 
 /// `applied_step` t >= 1 counts this step and all earlier ones that were applied.
 AdamWScalars MakeAdamWScalars(const AdamWOptions& options, double learning_rate, int64_t applied_step);
-
-/// The update of one element (or of one vector of elements: V is float, or a SIMD vector wrapper with + - * / and an
-/// overload of Sqrt found by argument-dependent lookup). The compiler must not contract (-ffp-contract=off).
-template <typename V>
-struct AdamWElement {
-  V master, first_moment, second_moment;
-};
-
-template <typename V, typename S>
-inline AdamWElement<V> AdamWUpdate(AdamWElement<V> x, V g, const S& s) {
-  x.first_moment = s.beta1 * x.first_moment + s.one_minus_beta1 * g;
-  x.second_moment = s.beta2 * x.second_moment + s.one_minus_beta2 * (g * g);
-  x.master = x.master - s.lr_weight_decay * x.master;
-  x.master = x.master - s.step_size * (x.first_moment / (Sqrt(x.second_moment) * s.rbc2 + s.epsilon));
-  return x;
-}
 
 }  // namespace shardstep
 

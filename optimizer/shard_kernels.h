@@ -30,12 +30,17 @@ inline constexpr GradientPlace MakePlace(int64_t micro_batch, int64_t global_ele
 /// What the reduce pass learns about a rank's gradients in one step, over all its buckets and micro-steps.
 struct ScanResult {
   ExactSum squared_norm;                     ///< of the unscaled sums, block by block
-  uint32_t max_abs_bits = 0;                 ///< largest |sum| as fp32 bits; >= 0x7f800000 when one is not finite
+  uint32_t max_abs_bits = 0;                 ///< largest |sum| as fp32 bits; 0x7f800000 when one is not finite
   GradientPlace first_nonfinite = kNowhere;  ///< smallest place of an inf or NaN in a slice
   GradientPlace first_overflow = kNowhere;   ///< smallest place where finite slices summed up to inf
+
+  /// Order-free: the bits do not depend on how the work was shared.
+  void Merge(const ScanResult& other);
 };
 
-/// The sum of one bucket's shard: s = accumulator_in (or +0), then s = s + float(slice) slice by slice, fp32.
+/// The sum of one bucket's shard: s = accumulator_in (or +0), then s = s + float(slice) slice by slice, fp32. A block
+/// that holds a sum which is not finite adds nothing to squared_norm; an accumulator_in that is not finite already is
+/// no new overflow. Costs 2 bytes per element and slice, plus 4 for each accumulator.
 struct ReduceArgs {
   absl::Span<const Segment> segments;
   absl::Span<const Slice> slices;         ///< data of shard_elements each
@@ -74,13 +79,16 @@ struct MemoryAccess {
   int64_t size_bytes = 0;
   bool write = false;
 };
-/// All ranges that a launch touches, segment by segment (padding is not among them). What the happens-before check and
+/// All ranges that a launch touches: slices and state segment by segment (padding is not among them), scan and scalars
+/// whole. What the happens-before check and
 /// the poisoned-memory tests go by.
 std::vector<MemoryAccess> Accesses(const ReduceArgs& args);
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args);
 
 /// The arithmetic of a step on one kind of device. Launches are stream-ordered; what the arguments point to must live
-/// until the stream has passed them, spans included. All implementations give the same bits.
+/// until the stream has passed them, spans and this object included. Threads: any; launches of several streams may run
+/// at the same time. All implementations give the same bits, except which NaN a NaN of sum, master or state is.
+/// InvalidArgument when the stream is of another kind, or a pointer that the arguments need is missing.
 class ShardKernels {
  public:
   virtual ~ShardKernels() = default;
@@ -88,7 +96,8 @@ class ShardKernels {
   virtual absl::Status Update(const UpdateArgs& args, Stream& stream) = 0;
 };
 
-/// The obvious reference: scalar loops that run at once on the calling thread. It judges every other implementation.
+/// The obvious reference: scalar loops that run at once, without any stream, on the calling thread. It judges every
+/// other implementation.
 void ReduceReference(const ReduceArgs& args);
 void UpdateReference(const UpdateArgs& args);
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -48,8 +50,9 @@ struct OwnedRange {
 /// The arena (one for weights, one for gradients, same offsets) holds the parameters in registration order, each
 /// contiguous and starting at a multiple of kBlockElements. Buckets are consecutive arena ranges, numbered from the
 /// arena's end, because backward finishes the last parameters first. A bucket's size is world_size times its shard
-/// size, and a shard's size is a multiple of kBlockElements; a parameter that does not fit into a bucket is cut at
-/// multiples of kBlockElements * world_size of its own elements. Padding follows parameters, and is zero.
+/// size, and a shard's size is a multiple of kBlockElements. Buckets are filled: a parameter that does not fit into
+/// what is left of one is cut at a multiple of kBlockElements * world_size of its own elements, and its head goes on in
+/// the next. Padding follows parameters, and is zero; what rounds a bucket up follows its first parameter.
 class ShardLayout {
  public:
   static constexpr int64_t kBlockElements = 1024;
@@ -110,8 +113,13 @@ class ShardLayout {
   };
   ShardLayout() = default;
 
+  absl::Status AddParameter(ParameterSpec spec);
+  void CutBuckets(int64_t capacity_elements);
+  void PlaceBuckets(const std::vector<int64_t>& lowest_begins);
+
   int world_size_ = 1;
   std::vector<Parameter> parameters_;
+  std::unordered_map<std::string, int> index_by_name_;
   std::vector<Bucket> buckets_;
   int64_t total_elements_ = 0;
   int64_t arena_elements_ = 0;

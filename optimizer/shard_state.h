@@ -14,6 +14,9 @@ class ShardState {
  public:
   static absl::StatusOr<ShardState> Create(const ShardLayout& layout, bool with_accumulator);
 
+  /// Makes the accumulator if there is none yet.
+  absl::Status EnsureAccumulator(const ShardLayout& layout);
+
   float* master() const { return master_.as<float>(); }
   float* first_moment() const { return first_moment_.as<float>(); }
   float* second_moment() const { return second_moment_.as<float>(); }
