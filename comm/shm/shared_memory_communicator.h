@@ -1,0 +1,38 @@
+#ifndef SHARDSTEP_COMM_SHM_SHARED_MEMORY_COMMUNICATOR_H_
+#define SHARDSTEP_COMM_SHM_SHARED_MEMORY_COMMUNICATOR_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "shardstep/comm/communicator.h"
+#include "shardstep/comm/rendezvous.h"
+
+namespace shardstep {
+
+struct SharedMemoryOptions {
+  /// Of every wait on other ranks. Positive.
+  absl::Duration wait_deadline = absl::Seconds(60);
+  /// Of every meeting inside Create and Allocate, where ranks wait while others touch their memory. Positive.
+  absl::Duration setup_deadline = absl::Minutes(10);
+  /// Who shares memory with whom; empty: DefaultHostId(). All ranks must agree.
+  std::string host_id;
+};
+
+/// Collective. The communicator of ranks that are processes of one host (memfd). FailedPrecondition names two ranks
+/// that disagree on the host id or were built from different sources.
+///
+/// Both kinds: slices are the peers' own gradients, read where they lie; the weights exist once. Streams must be
+/// HostStreams, else InvalidArgument. `rendezvous` is used by Create and Allocate only and must live as long as the
+/// communicator; the communicator must outlive what is enqueued on streams. Destruction is not collective: memory that
+/// peers still use stays.
+absl::StatusOr<std::unique_ptr<Communicator>> CreateShmCommunicator(Rendezvous& rendezvous,
+                                                                    const SharedMemoryOptions& options);
+
+/// Collective. The same for ranks that are threads of one process (heap).
+absl::StatusOr<std::unique_ptr<Communicator>> CreateInprocCommunicator(Rendezvous& rendezvous,
+                                                                       const SharedMemoryOptions& options);
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_COMM_SHM_SHARED_MEMORY_COMMUNICATOR_H_
