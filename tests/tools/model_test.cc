@@ -1,0 +1,273 @@
+#include "shardstep/tools/train/model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "shardstep/tests/tools/model_fixture.h"
+
+namespace shardstep {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr ModelConfig kTiny{.layers = 2, .width = 12, .heads = 3, .context = 7};
+constexpr ModelConfig kSmall{.layers = 2, .width = 64, .heads = 2, .context = 33};
+constexpr int64_t kSequences = 3;
+
+template <typename Storage>
+std::unique_ptr<Model<Storage>> MustCreate(const ModelConfig& config, int64_t sequences, MatmulRoute route) {
+  auto model = Model<Storage>::Create(config, sequences, route);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return *std::move(model);
+}
+
+double RelativeError(const std::vector<Bf16>& actual, const std::vector<double>& expected) {
+  double error = 0;
+  double norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double difference = ToFloat(actual[i]) - expected[i];
+    error += difference * difference;
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+// The derivative along a random direction of all of a parameter's elements, and along single elements.
+TEST(ModelTest, GradientsOfTheReferenceMatchFiniteDifferences) {
+  OwnedParameters<double> parameters = Widened(kTiny, TypicalParameters(kTiny));
+  const auto model = MustCreate<double>(kTiny, kSequences, MatmulRoute::kFp32);
+  const std::vector<uint8_t> windows = RandomWindows(kTiny, kSequences, 4);
+  ASSERT_TRUE(model->Gradients(windows, parameters.hooks()).ok());
+  for (size_t p = 0; p < parameters.names.size(); ++p) {
+    std::vector<double>& weights = parameters.weights[p];
+    const std::vector<double> original = weights;
+    const auto loss_along = [&](const std::vector<double>& direction, double step) {
+      for (size_t i = 0; i < weights.size(); ++i) weights[i] = original[i] + step * direction[i];
+      const double loss = *model->Evaluate(windows, parameters.hooks());
+      weights = original;
+      return loss;
+    };
+    constexpr int kDirections = 5;
+    for (int d = 0; d < kDirections; ++d) {
+      std::vector<double> direction(weights.size());
+      if (d == 0) {
+        for (size_t i = 0; i < direction.size(); ++i) direction[i] = Noise(5, p, i);
+      } else {
+        direction[CounterRandom(6, p, d) % direction.size()] = 1;
+      }
+      double expected = 0;
+      for (size_t i = 0; i < direction.size(); ++i) expected += direction[i] * parameters.gradients[p][i];
+      constexpr double kStep = 1e-4;
+      const double measured = (loss_along(direction, kStep) - loss_along(direction, -kStep)) / (2 * kStep);
+      EXPECT_NEAR(measured, expected, 1e-8 + 1e-6 * std::abs(expected)) << parameters.names[p] << " direction " << d;
+    }
+  }
+}
+
+struct Bounds {
+  double loss;
+  double gradient;
+};
+
+// A gradient's own rounding to bf16 costs up to 2^-9 in any route.
+void ExpectNearReference(MatmulRoute route, const Bounds& bounds) {
+  OwnedParameters<Bf16> parameters = TypicalParameters(kSmall);
+  OwnedParameters<double> reference = Widened(kSmall, parameters);
+  const std::vector<uint8_t> windows = RandomWindows(kSmall, kSequences, 7);
+  const auto model = MustCreate<Bf16>(kSmall, kSequences, route);
+  ASSERT_EQ(model->route(), route);
+  const auto loss = model->Gradients(windows, parameters.hooks());
+  const auto expected = MustCreate<double>(kSmall, kSequences, route)->Gradients(windows, reference.hooks());
+  ASSERT_TRUE(loss.ok()) << loss.status();
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_NEAR(*loss, *expected, bounds.loss);
+  double worst = 0;
+  for (size_t p = 0; p < parameters.names.size(); ++p) {
+    const double error = RelativeError(parameters.gradients[p], reference.gradients[p]);
+    worst = std::max(worst, error);
+    EXPECT_LE(error, bounds.gradient) << parameters.names[p];
+  }
+  ::testing::Test::RecordProperty("worst_relative_gradient_error", absl::StrCat(worst));
+  ::testing::Test::RecordProperty("loss_error", absl::StrCat(std::abs(*loss - *expected)));
+}
+
+TEST(ModelTest, Fp32RouteIsNearTheReference) { ExpectNearReference(MatmulRoute::kFp32, {1e-6, 2.5e-3}); }
+
+TEST(ModelTest, Bf16RouteIsNearTheReferenceWhereTheCpuHasIt) {
+  if (FastestMatmulRoute() == MatmulRoute::kBf16) {
+    ExpectNearReference(MatmulRoute::kBf16, {1e-3, 1e-2});
+  } else {
+    const auto model = Model<Bf16>::Create(kSmall, kSequences, MatmulRoute::kBf16);
+    EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(model.status().message(), HasSubstr("route"));
+  }
+}
+
+// The two routes must not be the same computation under two names.
+TEST(ModelTest, RouteDecidesTheBits) {
+  if (FastestMatmulRoute() != MatmulRoute::kBf16) return;
+  const OwnedParameters<Bf16> original = TypicalParameters(kSmall);
+  OwnedParameters<Bf16> bf16 = original;
+  OwnedParameters<Bf16> fp32 = original;
+  const std::vector<uint8_t> windows = RandomWindows(kSmall, kSequences, 7);
+  const auto bf16_loss = MustCreate<Bf16>(kSmall, kSequences, MatmulRoute::kBf16)->Gradients(windows, bf16.hooks());
+  const auto fp32_loss = MustCreate<Bf16>(kSmall, kSequences, MatmulRoute::kFp32)->Gradients(windows, fp32.hooks());
+  EXPECT_NE(*bf16_loss, *fp32_loss);
+}
+
+class ModelRouteTest : public ::testing::TestWithParam<MatmulRoute> {};
+INSTANTIATE_TEST_SUITE_P(Routes, ModelRouteTest,
+                         ::testing::ValuesIn(FastestMatmulRoute() == MatmulRoute::kBf16
+                                                 ? std::vector{MatmulRoute::kBf16, MatmulRoute::kFp32}
+                                                 : std::vector{MatmulRoute::kFp32}),
+                         [](const auto& route) { return std::string(MatmulRouteName(route.param)); });
+
+TEST_P(ModelRouteTest, BitsDoNotDependOnCallHistory) {
+  OwnedParameters<Bf16> fresh = TypicalParameters(kSmall);
+  OwnedParameters<Bf16> used = TypicalParameters(kSmall);
+  const std::vector<uint8_t> windows = RandomWindows(kSmall, kSequences, 8);
+  const auto expected = MustCreate<Bf16>(kSmall, kSequences, GetParam())->Gradients(windows, fresh.hooks());
+
+  const auto model = MustCreate<Bf16>(kSmall, kSequences, GetParam());
+  ASSERT_TRUE(model->Gradients(RandomWindows(kSmall, kSequences, 9), used.hooks()).ok());
+  ASSERT_TRUE(model->Evaluate(RandomWindows(kSmall, 2 * kSequences - 1, 10), used.hooks()).ok());
+  const auto loss = model->Gradients(windows, used.hooks());
+  EXPECT_EQ(*loss, *expected);
+  EXPECT_EQ(used.gradients, fresh.gradients);
+}
+
+TEST_P(ModelRouteTest, EveryGradientIsWrittenWholeAndIsFinite) {
+  OwnedParameters<Bf16> parameters = TypicalParameters(kSmall);
+  ASSERT_TRUE(MustCreate<Bf16>(kSmall, kSequences, GetParam())
+                  ->Gradients(RandomWindows(kSmall, kSequences, 8), parameters.hooks())
+                  .ok());
+  for (size_t p = 0; p < parameters.names.size(); ++p) {
+    EXPECT_TRUE(std::all_of(parameters.gradients[p].begin(), parameters.gradients[p].end(), IsFinite))
+        << parameters.names[p];
+  }
+}
+
+TEST_P(ModelRouteTest, HooksComeOncePerGradientAndBeforeEveryRead) {
+  OwnedParameters<Bf16> parameters = TypicalParameters(kTiny);
+  ASSERT_TRUE(MustCreate<Bf16>(kTiny, kSequences, GetParam())
+                  ->Gradients(RandomWindows(kTiny, kSequences, 8), parameters.hooks())
+                  .ok());
+  const int count = static_cast<int>(parameters.names.size());
+  const auto& events = parameters.events;
+
+  std::vector<int> forward;
+  size_t i = 0;
+  for (; i < events.size() && events[i].what == "needed" && static_cast<int>(forward.size()) < count; ++i) {
+    forward.push_back(events[i].parameter);
+  }
+  std::vector<int> in_order(count);
+  for (int p = 0; p < count; ++p) in_order[p] = p;
+  EXPECT_EQ(forward, in_order);
+
+  std::vector<int> done;
+  for (; i < events.size(); ++i) {
+    if (events[i].what == "begin") {
+      ASSERT_LT(i + 1, events.size());
+      EXPECT_EQ(events[i + 1].what, "done");
+      EXPECT_EQ(events[i + 1].parameter, events[i].parameter);
+      done.push_back(events[i].parameter);
+    }
+  }
+  std::reverse(done.begin(), done.end());
+  EXPECT_EQ(done, in_order) << "gradients become ready from the last parameter to the first";
+}
+
+// A pass reads weights only through the hooks and only after weights_needed: until then they are NaN.
+TEST_P(ModelRouteTest, WeightsAreReadOnlyOnceTheyAreNeeded) {
+  const OwnedParameters<Bf16> ready = TypicalParameters(kTiny);
+  OwnedParameters<Bf16> parameters = ready;
+  for (auto& weights : parameters.weights) std::fill(weights.begin(), weights.end(), Bf16{kBf16CanonicalNan});
+  ParameterHooks<Bf16> hooks = parameters.hooks();
+  hooks.weights_needed = [&](int p) {
+    parameters.weights[p] = ready.weights[p];
+    return absl::OkStatus();
+  };
+  const auto model = MustCreate<Bf16>(kTiny, kSequences, GetParam());
+  const auto loss = model->Evaluate(RandomWindows(kTiny, kSequences, 8), hooks);
+  ASSERT_TRUE(loss.ok());
+  EXPECT_TRUE(std::isfinite(*loss));
+}
+
+TEST_P(ModelRouteTest, AHooksErrorEndsThePass) {
+  for (const std::string event : {"needed", "begin", "done"}) {
+    OwnedParameters<Bf16> parameters = TypicalParameters(kTiny);
+    parameters.failing_event = event;
+    parameters.failing_parameter = ModelIndex::Block(1, ModelIndex::kExpandBias);
+    const auto loss = MustCreate<Bf16>(kTiny, kSequences, GetParam())
+                          ->Gradients(RandomWindows(kTiny, kSequences, 8), parameters.hooks());
+    EXPECT_EQ(loss.status(), absl::AbortedError(absl::StrCat(event, " ", parameters.failing_parameter)));
+    EXPECT_EQ(parameters.events.back(), (OwnedParameters<Bf16>::Event{event, parameters.failing_parameter}));
+  }
+}
+
+TEST_P(ModelRouteTest, EvaluateGivesTheLossOfGradientsWhateverTheSequencesPerPass) {
+  OwnedParameters<Bf16> parameters = TypicalParameters(kSmall);
+  const std::vector<uint8_t> windows = RandomWindows(kSmall, 5, 11);
+  const auto together = MustCreate<Bf16>(kSmall, 5, GetParam())->Gradients(windows, parameters.hooks());
+  const auto alone = MustCreate<Bf16>(kSmall, 1, GetParam())->Evaluate(windows, parameters.hooks());
+  const auto chunks = MustCreate<Bf16>(kSmall, 2, GetParam())->Evaluate(windows, parameters.hooks());
+  ASSERT_TRUE(alone.ok());
+  EXPECT_NEAR(*alone, *together, 1e-5);
+  EXPECT_NEAR(*chunks, *together, 1e-5);
+}
+
+// NaN weights, as after a bad step, must be seen in the loss and not be swallowed by a maximum or a clamp.
+TEST_P(ModelRouteTest, ANanWeightMakesTheLossNan) {
+  for (const int p : {static_cast<int>(ModelIndex::kTokenEmbedding), ModelIndex::Block(0, ModelIndex::kQkvBias),
+                      ModelIndex::Block(1, ModelIndex::kExpandWeight), ModelIndex::Head(kTiny)}) {
+    OwnedParameters<Bf16> parameters = TypicalParameters(kTiny);
+    std::fill(parameters.weights[p].begin(), parameters.weights[p].end(), Bf16{kBf16CanonicalNan});
+    const auto loss = MustCreate<Bf16>(kTiny, kSequences, GetParam())
+                          ->Evaluate(RandomWindows(kTiny, kSequences, 8), parameters.hooks());
+    ASSERT_TRUE(loss.ok());
+    EXPECT_TRUE(std::isnan(*loss)) << parameters.names[p];
+  }
+}
+
+// Logits of every prefix of a window give the window's loss: the prediction of a byte sees no later byte.
+TEST(ModelTest, NextByteLogitsGiveTheLossPrefixByPrefix) {
+  OwnedParameters<double> parameters = Widened(kTiny, TypicalParameters(kTiny));
+  const auto model = MustCreate<double>(kTiny, 2, MatmulRoute::kFp32);
+  const std::vector<uint8_t> window = RandomWindows(kTiny, 1, 12);
+  double sum = 0;
+  for (int64_t i = 1; i <= kTiny.context; ++i) {
+    std::vector<double> logits(kVocabulary);
+    ASSERT_TRUE(
+        model->NextByteLogits(absl::MakeConstSpan(window).subspan(0, i), parameters.hooks(), absl::MakeSpan(logits))
+            .ok());
+    double total = 0;
+    for (const double logit : logits) total += std::exp(logit);
+    sum += std::log(total) - logits[window[i]];
+  }
+  EXPECT_NEAR(sum / kTiny.context, *model->Evaluate(window, parameters.hooks()), 1e-12);
+}
+
+TEST(ModelTest, RefusesWrongSizesByName) {
+  OwnedParameters<Bf16> parameters = TypicalParameters(kTiny);
+  const auto model = MustCreate<Bf16>(kTiny, kSequences, MatmulRoute::kFp32);
+  std::vector<uint8_t> windows = RandomWindows(kTiny, kSequences, 8);
+  windows.pop_back();
+  EXPECT_THAT(model->Gradients(windows, parameters.hooks()).status().message(), HasSubstr("windows: 23 bytes"));
+  EXPECT_THAT(model->Evaluate(windows, parameters.hooks()).status().message(), HasSubstr("windows: 23 bytes"));
+  EXPECT_THAT(model->Evaluate({}, parameters.hooks()).status().message(), HasSubstr("windows: 0 bytes"));
+  std::vector<double> logits(kVocabulary);
+  EXPECT_THAT(model->NextByteLogits(windows, parameters.hooks(), absl::MakeSpan(logits)).message(), HasSubstr("text"));
+  EXPECT_THAT(model->NextByteLogits({}, parameters.hooks(), absl::MakeSpan(logits)).message(), HasSubstr("text"));
+  EXPECT_TRUE(parameters.events.empty());
+  EXPECT_THAT(Model<Bf16>::Create(kTiny, 0, MatmulRoute::kFp32).status().message(), HasSubstr("sequences: 0"));
+  ModelConfig config = kTiny;
+  config.heads = 5;
+  EXPECT_THAT(Model<Bf16>::Create(config, 1, MatmulRoute::kFp32).status().message(), HasSubstr("width: 12"));
+}
+
+}  // namespace
+}  // namespace shardstep
