@@ -1,0 +1,173 @@
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_join.h"
+#include "shardstep/comm/mutex.h"
+#include "shardstep/optimizer/cpu_block_kernels.h"
+#include "shardstep/optimizer/float_environment.h"
+#include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/worker_pool.h"
+
+namespace shardstep {
+namespace {
+
+constexpr int64_t kBlock = ShardLayout::kBlockElements;
+// What a thread takes at a time: large enough for the prefetchers, small enough to end together.
+constexpr int64_t kBlocksPerTake = 32;
+
+int64_t BlocksOf(const Segment& segment) { return (segment.elements + kBlock - 1) / kBlock; }
+
+int64_t BlocksOf(absl::Span<const Segment> segments) {
+  int64_t blocks = 0;
+  for (const Segment& segment : segments) blocks += BlocksOf(segment);
+  return blocks;
+}
+
+// The blocks of all segments, numbered through; visited in ascending order.
+class BlockCursor {
+ public:
+  explicit BlockCursor(absl::Span<const Segment> segments) : segments_(segments) {}
+
+  // Calls visit(BlockRun) for blocks [begin, end), which are not below those of the call before.
+  template <typename Visit>
+  void ForEachRun(int64_t begin, int64_t end, const Visit& visit) {
+    while (begin < end) {
+      const Segment& segment = segments_[index_];
+      const int64_t blocks = BlocksOf(segment);
+      if (begin >= first_block_ + blocks) {
+        first_block_ += blocks;
+        ++index_;
+        continue;
+      }
+      const int64_t first = (begin - first_block_) * kBlock;
+      const int64_t last = std::min((end - first_block_) * kBlock, segment.elements);
+      visit(BlockRun{.segment = &segment, .begin = first, .elements = last - first});
+      begin = std::min(end, first_block_ + blocks);
+    }
+  }
+
+ private:
+  absl::Span<const Segment> segments_;
+  size_t index_ = 0;
+  int64_t first_block_ = 0;  // of segments_[index_]
+};
+
+class CpuShardKernels : public ShardKernels {
+ public:
+  CpuShardKernels(CpuBlockKernels block_kernels, std::unique_ptr<WorkerPool> pool)
+      : block_kernels_(block_kernels), pool_(std::move(pool)) {}
+
+  absl::Status Reduce(const ReduceArgs& args, Stream& stream) override {
+    if (args.scan != nullptr && args.layout == nullptr) {
+      return absl::InvalidArgumentError("Reduce: a scan needs the layout");
+    }
+    return Enqueue("reduce", stream, [this, args] {
+      RunReduce(args);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status Update(const UpdateArgs& args, Stream& stream) override {
+    if (args.master == nullptr || args.first_moment == nullptr || args.second_moment == nullptr) {
+      return absl::InvalidArgumentError("Update: master weights or a moment are missing");
+    }
+    if (args.scalars == nullptr) return absl::InvalidArgumentError("Update: scalars are missing");
+    return Enqueue("update", stream, [this, args] { return RunUpdate(args); });
+  }
+
+ private:
+  static absl::Status Enqueue(absl::string_view name, Stream& stream, HostStream::Work work) {
+    auto* host_stream = dynamic_cast<HostStream*>(&stream);
+    if (host_stream == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": kernels of the CPU need a host stream"));
+    }
+    host_stream->Enqueue(name, std::move(work));
+    return absl::OkStatus();
+  }
+
+  // Calls visit(run, thread_result) for every block of `segments`, shared among the threads; then merge(thread_result),
+  // one thread at a time.
+  template <typename Result, typename Visit, typename Merge>
+  void ForEachRun(absl::Span<const Segment> segments, const Visit& visit, const Merge& merge) {
+    const int64_t blocks = BlocksOf(segments);
+    std::atomic<int64_t> next = 0;
+    Mutex mutex;
+    const std::function<void()> share = [&] {
+      const FloatEnvironment ieee;
+      BlockCursor cursor(segments);
+      Result result;
+      for (int64_t begin; (begin = next.fetch_add(kBlocksPerTake, std::memory_order_relaxed)) < blocks;) {
+        cursor.ForEachRun(begin, std::min(begin + kBlocksPerTake, blocks),
+                          [&](const BlockRun& run) { visit(run, &result); });
+      }
+      MutexLock lock(&mutex);
+      merge(result);
+    };
+    if (blocks > kBlocksPerTake) {
+      pool_->Run(share);
+    } else {
+      share();
+    }
+  }
+
+  void RunReduce(const ReduceArgs& args) {
+    ForEachRun<ScanResult>(
+        args.segments,
+        [&](const BlockRun& run, ScanResult* scan) {
+          block_kernels_.reduce(args, run, args.scan == nullptr ? nullptr : scan);
+        },
+        [&](const ScanResult& scan) {
+          if (args.scan != nullptr) args.scan->Merge(scan);
+        });
+  }
+
+  absl::Status RunUpdate(const UpdateArgs& args) {
+    if (!args.scalars->apply) return absl::OkStatus();
+    for (const Segment& segment : args.segments) {
+      if (static_cast<size_t>(segment.group) >= args.scalars->groups.size()) {
+        return absl::InternalError(absl::StrCat("parameter ", segment.parameter, " is in group ", segment.group,
+                                                ", but there are scalars of ", args.scalars->groups.size()));
+      }
+    }
+    struct Nothing {};
+    ForEachRun<Nothing>(
+        args.segments, [&](const BlockRun& run, Nothing*) { block_kernels_.update(args, run); }, [](const Nothing&) {});
+    return absl::OkStatus();
+  }
+
+  const CpuBlockKernels block_kernels_;
+  const std::unique_ptr<WorkerPool> pool_;
+};
+
+absl::StatusOr<CpuBlockKernels> Choose(absl::string_view target) {
+  std::vector<absl::string_view> known;
+  for (const CpuBlockKernels& kernels : AllCpuBlockKernels()) {
+    known.push_back(kernels.target);
+    if (target.empty() ? kernels.supported : kernels.target == target) {
+      if (kernels.supported) return kernels;
+      return absl::InvalidArgumentError(absl::StrCat("target \"", target, "\": this CPU lacks it"));
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("target \"", target, "\" is unknown; there are ", absl::StrJoin(known, ", ")));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ShardKernels>> CreateCpuShardKernels(int threads, absl::string_view target) {
+  if (threads < 1) return absl::InvalidArgumentError(absl::StrCat("threads = ", threads, " is not positive"));
+  SHARDSTEP_ASSIGN_OR_RETURN(const CpuBlockKernels block_kernels, Choose(target));
+  SHARDSTEP_ASSIGN_OR_RETURN(std::unique_ptr<WorkerPool> pool, WorkerPool::Create(threads - 1));
+  return std::make_unique<CpuShardKernels>(block_kernels, std::move(pool));
+}
+
+std::vector<CpuTarget> CpuTargets() {
+  std::vector<CpuTarget> targets;
+  for (const CpuBlockKernels& kernels : AllCpuBlockKernels()) {
+    targets.push_back({.name = kernels.target, .supported = kernels.supported});
+  }
+  return targets;
+}
+
+}  // namespace shardstep
