@@ -1,0 +1,271 @@
+// X1, X2: every knob of shardstep_train with bad values, and settings that contradict each other, are refused by name.
+#include "shardstep/tools/train/train_options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "shardstep/proto/train.pb.h"
+
+namespace shardstep {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+absl::StatusOr<TrainOptions> Read(std::vector<const char*> arguments) {
+  const auto command_line = ParseCommandLine(arguments);
+  EXPECT_TRUE(command_line.ok()) << command_line.status();
+  return ReadTrainOptions(*command_line);
+}
+
+absl::StatusOr<TrainOptions> ReadSetting(const std::string& setting) {
+  const std::string data = setting.rfind("data.path=", 0) == 0 ? "--set=evaluation.windows=1" : "--data=x";
+  const std::string set = "--set=" + setting;
+  return Read({data.c_str(), set.c_str()});
+}
+
+std::string UsageError(std::vector<const char*> arguments) {
+  const auto command_line = ParseCommandLine(arguments);
+  EXPECT_EQ(command_line.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(command_line.status().message());
+}
+
+struct Knob {
+  std::string path;
+  std::vector<std::string> bad;
+  std::vector<std::string> good;
+};
+
+const std::vector<Knob>& Knobs() {
+  static const auto* knobs = new std::vector<Knob>{
+      {"data.path", {""}, {"x"}},
+      {"model.layers", {"0", "1001"}, {"1", "1000"}},
+      {"model.width", {"0", "65537", "255"}, {"4", "65536"}},
+      {"model.heads", {"0", "257", "3"}, {"1", "256"}},
+      {"model.context", {"0", "65537"}, {"1", "65536"}},
+      {"schedule.steps", {"0", "1099511627777", "49"}, {"50", "1099511627776"}},
+      {"schedule.micro_batches", {"0", "16777217"}, {"1", "16777216"}},
+      {"schedule.sequences", {"0", "65537"}, {"1", "65536"}},
+      {"schedule.learning_rate", {"0", "nan", "inf", "1e39", "-1e-3"}, {"1e-3", "1"}},
+      {"schedule.warmup_steps", {"1001"}, {"0", "1000"}},
+      {"schedule.final_learning_rate_fraction", {"nan", "inf", "1.5", "1e39"}, {"0", "1"}},
+      {"schedule.max_norm", {"0", "nan", "inf", "1e39"}, {"1e-3", "1"}},
+      {"schedule.seed", {}, {"0", "18446744073709551615"}},
+      {"evaluation.interval_steps", {}, {"0", "1"}},
+      {"evaluation.windows", {"0", "1048577"}, {"1", "1048576"}},
+      {"evaluation.generate_bytes", {"1048577"}, {"0", "1048576"}},
+      {"checkpoint.directory", {""}, {"x"}},
+      {"checkpoint.interval_steps", {"1"}, {"0"}},
+      {"checkpoint.resume", {"true", "2"}, {"false"}},
+      {"run.backend", {"BACKEND_UNSPECIFIED", "MPI", "0", "3"}, {"SHM", "INPROC"}},
+      {"run.ranks", {"0", "257", "1"}, {}},
+      {"run.compute_threads", {"0", "1025"}, {"1", "1024"}},
+      {"run.stop_after", {"0", "1"}, {}},
+      {"run.records", {""}, {"x"}},
+      {"optimizer.bucket_bytes", {"0"}, {"1"}},
+      {"optimizer.update_threads", {"1025"}, {"0"}},
+      {"optimizer.micro_steps", {"1", "0"}, {}},
+      {"optimizer.non_finite", {"NON_FINITE_UNSPECIFIED", "NEVER"}, {"SKIP", "ERROR", "IGNORE"}},
+      {"optimizer.max_consecutive_skips", {"0"}, {"1"}},
+      {"optimizer.missing_gradient", {"MISSING_GRADIENT_UNSPECIFIED", "3"}, {"ZERO", "REFUSE"}},
+      {"optimizer.accumulate_gradients", {"true"}, {"false"}},
+      {"optimizer.wait_deadline_seconds", {"0", "nan", "inf", "1e39"}, {"1"}},
+      {"optimizer.keep_checkpoints", {"0"}, {"1"}},
+      {"optimizer.group[0].beta1", {"1", "nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].beta2", {"1", "nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].epsilon", {"0", "nan", "inf", "1e39"}, {"1"}},
+      {"optimizer.group[0].weight_decay", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].learning_rate_factor", {"nan", "inf", "1e39"}, {"0"}},
+  };
+  return *knobs;
+}
+
+bool IsText(const std::string& path) {
+  return path == "data.path" || path == "checkpoint.directory" || path == "run.records";
+}
+
+TEST(TrainOptionsTest, X1EveryKnobIsRefusedByNameOrTaken) {
+  for (const Knob& knob : Knobs()) {
+    std::vector<std::string> bad = knob.bad;
+    if (!IsText(knob.path)) bad.insert(bad.end(), {"-1", "nonsense"});
+    for (const std::string& value : bad) {
+      const absl::Status status = ReadSetting(knob.path + "=" + value).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << knob.path << " = " << value;
+      // The schedule's end is named by the warm-up that does not fit into it.
+      const std::string name = knob.path == "schedule.steps" && value == "49" ? "schedule.warmup_steps" : knob.path;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(name == "model.heads" && value == "3" ? "heads" : name));
+    }
+    for (const std::string& value : knob.good) {
+      EXPECT_TRUE(ReadSetting(knob.path + "=" + value).ok()) << ReadSetting(knob.path + "=" + value).status();
+    }
+  }
+}
+
+void ExpectKnobs(const google::protobuf::Descriptor* message, const std::string& path) {
+  for (int i = 0; i < message->field_count(); ++i) {
+    const auto* field = message->field(i);
+    const std::string name = path + field->name();
+    if (field->message_type() != nullptr) {
+      ExpectKnobs(field->message_type(), name + (field->is_repeated() ? "[0]." : "."));
+      continue;
+    }
+    EXPECT_TRUE(std::any_of(Knobs().begin(), Knobs().end(), [&](const Knob& knob) { return knob.path == name; }))
+        << "no bad values are tried for " << name;
+  }
+}
+
+TEST(TrainOptionsTest, X1NoKnobIsForgotten) { ExpectKnobs(proto::Train::descriptor(), ""); }
+
+TEST(TrainOptionsTest, X2ContradictionsAreRefused) {
+  const auto refusal = [](std::vector<const char*> arguments) {
+    arguments.push_back("--data=x");
+    const auto options = Read(arguments);
+    EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(options.status().message());
+  };
+  EXPECT_THAT(refusal({"--max_norm=1", "--set=optimizer.non_finite=IGNORE"}), StartsWith("schedule.max_norm"));
+  EXPECT_THAT(refusal({"--stop_after=3"}), StartsWith("run.stop_after: needs checkpoint.directory"));
+  EXPECT_THAT(refusal({"--resume"}), StartsWith("checkpoint.resume"));
+  EXPECT_THAT(refusal({"--checkpoint_interval=3"}), StartsWith("checkpoint.interval_steps"));
+  EXPECT_THAT(refusal({"--ranks=2"}), StartsWith("run.ranks"));
+  EXPECT_THAT(refusal({"--set=optimizer.group[0].beta1=0", "--set=optimizer.group[1].beta1=0",
+                       "--set=optimizer.group[2].beta1=0"}),
+              StartsWith("optimizer.group[2]"));
+}
+
+TEST(TrainOptionsTest, EveryFieldIsTakenOver) {
+  const auto options = Read({"--data",
+                             "d",
+                             "--steps",
+                             "200",
+                             "--micro_batches",
+                             "8",
+                             "--sequences",
+                             "3",
+                             "--learning_rate",
+                             "0.5",
+                             "--warmup_steps",
+                             "7",
+                             "--max_norm",
+                             "2",
+                             "--seed",
+                             "9",
+                             "--layers",
+                             "2",
+                             "--width",
+                             "12",
+                             "--heads",
+                             "3",
+                             "--context",
+                             "5",
+                             "--evaluate_interval",
+                             "4",
+                             "--evaluate_windows",
+                             "6",
+                             "--generate_bytes",
+                             "11",
+                             "--checkpoint_dir",
+                             "c",
+                             "--checkpoint_interval",
+                             "10",
+                             "--resume",
+                             "--stop_after",
+                             "13",
+                             "--backend",
+                             "INPROC",
+                             "--ranks",
+                             "14",
+                             "--compute_threads",
+                             "15",
+                             "--records",
+                             "r",
+                             "--set",
+                             "schedule.final_learning_rate_fraction=0.25",
+                             "--set",
+                             "optimizer.bucket_bytes=16"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->data_path, "d");
+  EXPECT_EQ(options->steps(), 200);
+  EXPECT_EQ(options->micro_batches, 8);
+  EXPECT_EQ(options->sequences, 3);
+  EXPECT_EQ(options->learning_rate.peak, 0.5);
+  EXPECT_EQ(options->learning_rate.warmup_steps, 7);
+  EXPECT_EQ(options->learning_rate.final_fraction, 0.25);
+  EXPECT_EQ(options->max_norm, 2.0);
+  EXPECT_EQ(options->seed, 9);
+  EXPECT_EQ(options->model.layers, 2);
+  EXPECT_EQ(options->model.width, 12);
+  EXPECT_EQ(options->model.heads, 3);
+  EXPECT_EQ(options->model.context, 5);
+  EXPECT_EQ(options->evaluate_interval_steps, 4);
+  EXPECT_EQ(options->evaluate_windows, 6);
+  EXPECT_EQ(options->generate_bytes, 11);
+  EXPECT_EQ(options->checkpoint_directory, "c");
+  EXPECT_EQ(options->checkpoint_interval_steps, 10);
+  EXPECT_TRUE(options->resume);
+  EXPECT_EQ(options->stop_after, 13);
+  EXPECT_EQ(options->backend, TrainBackend::kInproc);
+  EXPECT_EQ(options->ranks, 14);
+  EXPECT_EQ(options->compute_threads, 15);
+  EXPECT_EQ(options->records_path, "r");
+  EXPECT_EQ(options->optimizer.bucket_bytes, 16);
+}
+
+TEST(TrainOptionsTest, UndecayedGroupFollowsTheOtherUnlessGiven) {
+  auto options = Read({"--data=x", "--set=optimizer.group[0].weight_decay=0.1", "--set=optimizer.group[0].beta2=0.95"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  ASSERT_EQ(options->optimizer.groups.size(), 2);
+  EXPECT_EQ(options->optimizer.groups[kDecayedGroup].weight_decay, 0.1);
+  EXPECT_EQ(options->optimizer.groups[kUndecayedGroup].weight_decay, 0.0);
+  EXPECT_EQ(options->optimizer.groups[kUndecayedGroup].beta2, 0.95);
+  options = Read({"--data=x", "--set=optimizer.group[0].beta1=0.8", "--set=optimizer.group[1].weight_decay=0.5"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->optimizer.groups[kUndecayedGroup].weight_decay, 0.5);
+  options = Read({"--data=x"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->optimizer.groups.size(), 2);
+}
+
+TEST(CommandLineTest, UsageErrorsNameTheArgument) {
+  EXPECT_THAT(UsageError({"--nonsense=1"}), StartsWith("unknown flag --nonsense"));
+  EXPECT_THAT(UsageError({"--nonsense", "1"}), StartsWith("unknown flag --nonsense"));
+  EXPECT_THAT(UsageError({"--nonsense"}), StartsWith("unknown flag --nonsense"));
+  EXPECT_THAT(UsageError({"steps"}), StartsWith("unexpected argument \"steps\""));
+  EXPECT_THAT(UsageError({"-steps=1"}), StartsWith("unexpected argument \"-steps=1\""));
+  EXPECT_THAT(UsageError({"--"}), StartsWith("unexpected argument \"--\""));
+  EXPECT_THAT(UsageError({"--=3"}), StartsWith("unknown flag --"));
+  EXPECT_THAT(UsageError({"--steps"}), StartsWith("--steps needs a value"));
+  EXPECT_THAT(UsageError({"--set"}), StartsWith("--set needs a value"));
+  EXPECT_THAT(UsageError({"--set", "x"}), StartsWith("--set x: must be path=value"));
+  EXPECT_THAT(UsageError({"--set", "=x"}), StartsWith("--set =x: must be path=value"));
+  EXPECT_THAT(UsageError({"--options=a", "--options=b"}), StartsWith("--options"));
+  EXPECT_THAT(UsageError({"--steps=1", "--steps=1"}), StartsWith("--steps: schedule.steps was already set"));
+  EXPECT_THAT(UsageError({"--steps=1", "--set=schedule.steps=1"}), StartsWith("--set: schedule.steps"));
+}
+
+TEST(CommandLineTest, ABadValueNamesFlagAndField) {
+  EXPECT_THAT(std::string(Read({"--data=x", "--steps=many"}).status().message()),
+              StartsWith("--steps: schedule.steps = many: "));
+  EXPECT_THAT(std::string(Read({"--data=x", "--set", "model.depth=1"}).status().message()),
+              StartsWith("--set: model.depth = 1: "));
+}
+
+TEST(CommandLineTest, AValueMayHoldEqualSignsAndASwitchAValue) {
+  const auto options = Read({"--data=a=b", "--resume=false", "--set", "run.records=c=d"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->data_path, "a=b");
+  EXPECT_EQ(options->records_path, "c=d");
+  EXPECT_FALSE(options->resume);
+}
+
+TEST(CommandLineTest, HelpListsEveryShorthand) {
+  const auto command_line = ParseCommandLine(std::vector<const char*>{"--help"});
+  ASSERT_TRUE(command_line.ok());
+  EXPECT_TRUE(command_line->help);
+  for (const char* text : {"--options", "--set", "--steps", "[schedule.steps]", "[run.records]", "75"}) {
+    EXPECT_THAT(TrainHelp(), HasSubstr(text));
+  }
+}
+
+}  // namespace
+}  // namespace shardstep

@@ -1,0 +1,162 @@
+#include "shardstep/tools/options_file.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/message.h>
+#include <google/protobuf/text_format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+
+namespace shardstep {
+namespace {
+
+using ::google::protobuf::FieldDescriptor;
+using ::google::protobuf::Message;
+using ::google::protobuf::TextFormat;
+
+constexpr size_t kMaxFileBytes = 1 << 20;
+constexpr int kMaxNesting = 32;
+
+/// Keeps what protobuf's parser would print.
+class Errors : public google::protobuf::io::ErrorCollector {
+ public:
+  struct Error {
+    int line;    // from 0; -1: about the whole
+    int column;  // from 0
+    std::string message;
+  };
+
+  void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
+    errors_.push_back({line, column, message});
+  }
+  void AddWarning(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
+    AddError(line, column, message);
+  }
+  const std::vector<Error>& all() const { return errors_; }
+
+ private:
+  std::vector<Error> errors_;
+};
+
+absl::Status FileError(const std::string& file) {
+  return absl::ErrnoToStatus(errno, absl::StrCat("options file ", file));
+}
+
+/// The field that one part of a path names, and its index if it has one.
+struct PathPart {
+  const FieldDescriptor* field;
+  std::optional<int> index;
+};
+
+absl::StatusOr<PathPart> ResolvePart(absl::string_view part, const Message& message) {
+  PathPart result{};
+  absl::string_view name = part;
+  if (absl::EndsWith(part, "]")) {
+    const size_t bracket = part.find('[');
+    int index = -1;
+    const bool is_number = bracket != absl::string_view::npos &&
+                           absl::SimpleAtoi(part.substr(bracket + 1, part.size() - bracket - 2), &index);
+    if (!is_number || index < 0) return absl::InvalidArgumentError(absl::StrCat("\"", part, "\" has no good index"));
+    name = part.substr(0, bracket);
+    result.index = index;
+  }
+  result.field = message.GetDescriptor()->FindFieldByName(std::string(name));
+  if (result.field == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("no field \"", name, "\" in ", message.GetDescriptor()->name()));
+  }
+  if (result.field->is_repeated() != result.index.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", name, "\" ", result.index.has_value() ? "takes no index" : "needs an index"));
+  }
+  return result;
+}
+
+absl::StatusOr<Message*> Descend(const PathPart& part, Message* message) {
+  const auto* reflection = message->GetReflection();
+  if (part.field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", part.field->name(), "\" has no fields"));
+  }
+  if (!part.index.has_value()) return reflection->MutableMessage(message, part.field);
+  const int size = reflection->FieldSize(*message, part.field);
+  if (*part.index > size) {
+    return absl::InvalidArgumentError(absl::StrCat("index ", *part.index, " is more than one past the end, ", size));
+  }
+  if (*part.index == size) return reflection->AddMessage(message, part.field);
+  return reflection->MutableRepeatedMessage(message, part.field, *part.index);
+}
+
+absl::Status SetField(const PathPart& part, absl::string_view value, Message* message) {
+  if (part.field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    return absl::InvalidArgumentError("names a group of fields, not one field");
+  }
+  if (part.field->is_repeated()) return absl::InvalidArgumentError("only an options file sets a list of values");
+  const bool quoted = !value.empty() && (value.front() == '"' || value.front() == '\'');
+  if (part.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING && !quoted) {
+    message->GetReflection()->SetString(message, part.field, std::string(value));
+    return absl::OkStatus();
+  }
+  Errors errors;
+  TextFormat::Parser parser;
+  parser.RecordErrorsTo(&errors);
+  if (parser.ParseFieldValueFromString(std::string(value), part.field, message)) return absl::OkStatus();
+  return absl::InvalidArgumentError(errors.all().empty() ? "not one value" : errors.all().front().message);
+}
+
+absl::Status SetAtPath(absl::string_view path, absl::string_view value, Message* message) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(path, '.');
+  for (size_t i = 0; i < parts.size(); ++i) {
+    SHARDSTEP_ASSIGN_OR_RETURN(const PathPart part, ResolvePart(parts[i], *message));
+    if (i + 1 == parts.size()) return SetField(part, value, message);
+    SHARDSTEP_ASSIGN_OR_RETURN(message, Descend(part, message));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ParseOptionsText(absl::string_view text, absl::string_view file, Message* message) {
+  Errors errors;
+  TextFormat::Parser parser;
+  parser.RecordErrorsTo(&errors);
+  parser.SetRecursionLimit(kMaxNesting);
+  if (parser.ParseFromString(std::string(text), message)) return absl::OkStatus();
+  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n');
+  std::vector<std::string> reports;
+  for (const Errors::Error& error : errors.all()) {
+    const bool has_line = error.line >= 0 && error.line < static_cast<int>(lines.size());
+    reports.push_back(has_line ? absl::StrCat(file, ":", error.line + 1, ":", error.column + 1, ": ", error.message,
+                                              " in \"", absl::StripAsciiWhitespace(lines[error.line]), "\"")
+                               : absl::StrCat(file, ": ", error.message));
+  }
+  if (reports.empty()) reports.push_back(absl::StrCat(file, ": not in text format"));
+  return absl::InvalidArgumentError(absl::StrJoin(reports, "\n"));
+}
+
+absl::Status ReadOptionsFile(const std::string& file, Message* message) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> stream(std::fopen(file.c_str(), "re"), std::fclose);
+  if (stream == nullptr) return FileError(file);
+  std::string text(kMaxFileBytes + 1, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), stream.get()));
+  if (std::ferror(stream.get()) != 0) return FileError(file);
+  if (text.size() > kMaxFileBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("options file ", file, ": larger than ", kMaxFileBytes, " bytes"));
+  }
+  return ParseOptionsText(text, file, message);
+}
+
+absl::Status SetOption(absl::string_view path, absl::string_view value, Message* message) {
+  return Annotate(SetAtPath(path, value, message), absl::StrCat(path, " = ", value));
+}
+
+}  // namespace shardstep

@@ -1,0 +1,30 @@
+#ifndef SHARDSTEP_TOOLS_OPTIONS_FILE_H_
+#define SHARDSTEP_TOOLS_OPTIONS_FILE_H_
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "shardstep/comm/status.h"
+
+namespace google::protobuf {
+class Message;
+}  // namespace google::protobuf
+
+namespace shardstep {
+
+/// Replaces `message` by `text` in protobuf's text format. InvalidArgument has one line per error, which names `file`,
+/// line, column and the text of the line: a field that is unknown, given twice, or whose value has another type. What
+/// values mean is not looked at. Prints nothing.
+absl::Status ParseOptionsText(absl::string_view text, absl::string_view file, google::protobuf::Message* message);
+
+/// The same with the text of `file`, of at most 1 MiB. NotFound, PermissionDenied or Unknown name the file.
+absl::Status ReadOptionsFile(const std::string& file, google::protobuf::Message* message);
+
+/// Sets one field: `path` as in "optimizer.group[0].beta1" or "model.layers", `value` as in the text format, strings
+/// also without quotes. An index one past the end appends. InvalidArgument begins with `path` and leaves `message`
+/// possibly with an empty group appended: do not use it then.
+absl::Status SetOption(absl::string_view path, absl::string_view value, google::protobuf::Message* message);
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_TOOLS_OPTIONS_FILE_H_
