@@ -22,6 +22,8 @@ struct OptimizerDigests {
   Digest master;
   Digest first_moment;
   Digest second_moment;
+
+  bool operator==(const OptimizerDigests&) const = default;
 };
 
 /// The model seen as a whole, between steps: what a rank owns is filled, set, read and hashed by logical ranges.

@@ -21,7 +21,7 @@ enum class MissingGradientPolicy { kZero, kRefuse };
 
 /// proto/options.proto's Optimizer, validated: what the rest of the library works with. Field by field as there.
 struct OptimizerOptions {
-  std::vector<AdamWOptions> groups = {AdamWOptions{}};
+  std::vector<AdamWOptions> groups = std::vector<AdamWOptions>(1);
   int64_t bucket_bytes = 32 << 20;
   int update_threads = 0;
   int64_t micro_steps = 1;

@@ -19,9 +19,9 @@ class PlanBuilder {
   PlanBuilder(const StepPlanInput& input, const CommunicatorTraits& traits) : traits_(traits) {
     plan_.input = input;
     plan_.uses_accumulator = UsesAccumulator(input, traits);
+    plan_.kernels_read_gradients = traits.slices_persist || !Communicates();
     // Whether the last micro-step's slices are summed once more by Update, or are all in the accumulator by then.
-    updates_from_slices_ =
-        input.look_for_non_finite ? !plan_.uses_accumulator : traits.slices_persist || !Communicates();
+    updates_from_slices_ = input.look_for_non_finite ? !plan_.uses_accumulator : plan_.kernels_read_gradients;
   }
 
   StepPlan Build() && {
@@ -45,14 +45,13 @@ class PlanBuilder {
     return plan_.nodes.back();
   }
 
+  // Slices that only Update reads need no AwaitSlices: the decision comes after every rank's exchanges.
   void AddGradients(int b, int64_t k) {
     const bool last = k == plan_.input.micro_steps - 1;
-    if (Communicates()) {
-      AddExchange(b, k);
-      Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k);
-    }
     const bool scan = plan_.input.look_for_non_finite;
+    if (Communicates()) AddExchange(b, k);
     if (!last || scan || !updates_from_slices_) {
+      if (Communicates()) Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k);
       StepNode& reduce = Add(StepOp::kReduce, StepStream::kUpdate, b, k);
       reduce.read_slices = true;
       reduce.read_accumulator = k > 0;
@@ -69,13 +68,11 @@ class PlanBuilder {
     StepNode& exchange = Add(StepOp::kExchange, separate ? StepStream::kExchange : StepStream::kCaller, b, k);
     exchange.waits_for_caller = separate;
     if (traits_.slices_persist) return;
-    // Transient slices land in a ring: the slot's last user must have been read.
+    // Transient slices land in a ring: the slot's last user must have been read. In the step before it was, because the
+    // exchange stream has passed that step's Publish nodes, which come after its updates.
     const int64_t exchanges = static_cast<int64_t>(releases_.size());
-    if (exchanges >= traits_.landing_buckets) {
-      exchange.waits.push_back(releases_[exchanges - traits_.landing_buckets]);
-    } else {
-      exchange.waits_for_last_step = exchanges == 0;
-    }
+    if (exchanges < traits_.landing_buckets) return;
+    exchange.waits.push_back(releases_[exchanges - traits_.landing_buckets]);
   }
 
   void AddRelease(int b, int64_t k) {

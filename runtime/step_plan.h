@@ -30,16 +30,15 @@ enum class StepStream { kCaller, kExchange, kUpdate };
 struct StepNode {
   StepOp op = StepOp::kDecide;
   StepStream stream = StepStream::kUpdate;
-  int bucket = -1;                   ///< -1 where an operation is about the whole step
-  int64_t micro_step = -1;           ///< within the step; -1 from kContribute on
-  bool read_slices = false;          ///< kReduce, kUpdate: the micro-step's slices are summed
-  bool read_accumulator = false;     ///< kReduce, kUpdate: on top of the accumulator
-  bool write_accumulator = false;    ///< kReduce
-  bool take_norm = false;            ///< kReduce: the sum is complete
-  bool scan = false;                 ///< kReduce: look for non-finite places
-  bool waits_for_caller = false;     ///< starts after what the caller has put on its stream so far
-  bool waits_for_last_step = false;  ///< starts after the last step's nodes on the update stream
-  std::vector<int> waits;            ///< nodes of this step on other streams that come first, by index
+  int bucket = -1;                 ///< -1 where an operation is about the whole step
+  int64_t micro_step = -1;         ///< within the step; -1 from kContribute on
+  bool read_slices = false;        ///< kReduce, kUpdate: the micro-step's slices are summed
+  bool read_accumulator = false;   ///< kReduce, kUpdate: on top of the accumulator
+  bool write_accumulator = false;  ///< kReduce
+  bool take_norm = false;          ///< kReduce: the sum is complete
+  bool scan = false;               ///< kReduce: look for non-finite places
+  bool waits_for_caller = false;   ///< starts after what the caller has put on its stream so far
+  std::vector<int> waits;          ///< nodes of this step on other streams that come first, by index
 };
 
 /// What a plan depends on besides the backend's traits.
@@ -57,6 +56,8 @@ struct StepPlan {
   StepPlanInput input;
   /// Gradients are summed into the accumulator (4 bytes per owned element); otherwise Update reads the slices again.
   bool uses_accumulator = false;
+  /// Kernels read this rank's own gradients where the caller wrote them, so their next writer waits for kernels too.
+  bool kernels_read_gradients = true;
   std::vector<StepNode> nodes;
   /// Range boundaries: nodes of (micro_step, bucket) start at starts[micro_step * bucket_count + bucket]; the last
   /// entry is where the decision starts.

@@ -161,7 +161,6 @@ absl::Status StepScheduler::Issue(int first, int last) {
     const StepNode& node = plan_.nodes[i];
     Stream& stream = StreamOf(node.stream);
     if (node.waits_for_caller) stream.Wait(r_.caller->Record());
-    if (node.waits_for_last_step) stream.Wait(step_done_);
     for (const int earlier : node.waits) stream.Wait(done_[earlier]);
     SHARDSTEP_RETURN_IF_ERROR(Annotate(Launch(node, stream), ToString(node)));
     done_[i] = stream.Record();
@@ -281,7 +280,7 @@ absl::Status StepScheduler::AwaitWritable(int p) {
   for (int b = first; b <= last; ++b) {
     if (bucket_writable_[b] || last_micro_step < 0) continue;
     const Stopwatch exposed(&exposed_ns_);
-    r_.caller->Wait(read_done_[b]);
+    if (plan_.kernels_read_gradients) r_.caller->Wait(read_done_[b]);
     if (plan_.communicates()) {
       SHARDSTEP_RETURN_IF_ERROR(r_.communicator->AwaitReleased(b, last_micro_step, *r_.caller));
     }

@@ -57,11 +57,15 @@ class RecordedRank {
 
   // A forward reads every weight, then backward overwrites every gradient, last parameter first.
   void MicroStep() {
-    for (int p = 0; p < layout_.parameter_count(); ++p) {
-      ASSERT_TRUE(scheduler_->WeightsReady(p).ok());
-      caller_.Append(absl::StrCat("forward of ", p), {Access(communicator_->weights(), p, false)});
-    }
-    for (int p = layout_.parameter_count() - 1; p >= 0; --p) {
+    ReadWeights();
+    WriteGradients();
+  }
+
+  // All that the contract allows without weights: a rank may write gradients that need none.
+  void WriteGradients(bool first_parameter_first = false) {
+    const int count = layout_.parameter_count();
+    for (int i = 0; i < count; ++i) {
+      const int p = first_parameter_first ? i : count - 1 - i;
       ASSERT_TRUE(scheduler_->GradientWritable(p).ok());
       caller_.Append(absl::StrCat("backward of ", p), {Access(communicator_->gradients(), p, true)});
       ASSERT_TRUE(scheduler_->GradientReady(p).ok());
@@ -69,7 +73,15 @@ class RecordedRank {
     ASSERT_TRUE(scheduler_->EndMicroStep().ok());
   }
 
-  // A rank that has no micro-batch left reads no weights.
+  // Allowed until the next Step.
+  void ReadWeights() {
+    for (int p = 0; p < layout_.parameter_count(); ++p) {
+      ASSERT_TRUE(scheduler_->WeightsReady(p).ok());
+      caller_.Append(absl::StrCat("forward of ", p), {Access(communicator_->weights(), p, false)});
+    }
+  }
+
+  // A rank that has no micro-batch left.
   void MicroStepWithoutData() { ASSERT_TRUE(scheduler_->EndMicroStep().ok()); }
 
   void Step() {
@@ -99,7 +111,8 @@ ShardLayout ThreeBuckets(int world_size) {
   return *ShardLayout::Create(parameters, 1024 * world_size * 2, world_size);
 }
 
-// Three steps; in the second, the last rank runs out of data.
+// Four steps. In the second the last rank runs out of data; in the third and fourth it reads no weights before its
+// backward, which goes in either order.
 Recording Record(const Case& c, const std::set<std::string>& deleted) {
   OptimizerOptions options;
   options.micro_steps = c.micro_steps;
@@ -112,12 +125,19 @@ Recording Record(const Case& c, const std::set<std::string>& deleted) {
   for (int r = 0; r < c.world_size; ++r) {
     ranks.push_back(std::make_unique<RecordedRank>(c, options, layout, &recording, &world, r));
   }
-  for (int step = 0; step < 3; ++step) {
+  for (int step = 0; step < 4; ++step) {
     for (int r = 0; r < c.world_size; ++r) {
+      const bool last_rank = r == c.world_size - 1;
       for (int64_t k = 0; k < c.micro_steps; ++k) {
-        const bool out_of_data = step == 1 && c.world_size > 1 && r == c.world_size - 1;
-        out_of_data ? ranks[r]->MicroStepWithoutData() : ranks[r]->MicroStep();
+        if (step == 1 && last_rank && c.world_size > 1) {
+          ranks[r]->MicroStepWithoutData();
+        } else if (step >= 2 && last_rank) {
+          ranks[r]->WriteGradients(/*first_parameter_first=*/step == 2);
+        } else {
+          ranks[r]->MicroStep();
+        }
       }
+      if (step < 2) ranks[r]->ReadWeights();
       ranks[r]->Step();
     }
   }
@@ -153,7 +173,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"MicroStepsOnePass", 3, 2, false, kShared}, Case{"SumKept", 5, 1, true, kShared},
                       Case{"Transient", 2, 1, true, kTransient}, Case{"TransientMicroSteps", 3, 2, true, kTransient},
                       Case{"TransientOnePass", 2, 2, false, kTransient}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace shardstep

@@ -1,0 +1,171 @@
+#include "training_job.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <ostream>
+#include <random>
+
+#include "rank_threads.h"
+#include "shardstep/comm/shm/shared_memory_communicator.h"
+
+namespace shardstep {
+namespace {
+
+// A counter-based generator: the same value whoever asks (SplitMix64, Steele et al., OOPSLA 2014).
+uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+double Uniform(uint64_t key) { return static_cast<double>(Mix(key) >> 11) * 0x1p-53; }
+
+shardstep_reference::Digests ToHex(const OptimizerDigests& digests) {
+  return {.weights = digests.weights.ToHex(),
+          .master = digests.master.ToHex(),
+          .first_moment = digests.first_moment.ToHex(),
+          .second_moment = digests.second_moment.ToHex()};
+}
+
+void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step, int64_t k) {
+  const int64_t micro_batch = k * optimizer.world_size() + optimizer.rank();
+  const int count = optimizer.layout().parameter_count() - (job.unused_last_parameter ? 1 : 0);
+  std::vector<int> order(count);
+  std::iota(order.rbegin(), order.rend(), 0);
+  if (job.ready_order_seed != 0) {
+    std::shuffle(order.begin(), order.end(), std::mt19937_64(Mix(job.ready_order_seed + 977 * step + micro_batch)));
+  }
+  for (int p = 0; p < count; ++p) ASSERT_TRUE(optimizer.WeightsReady(p).ok());
+  for (const int p : order) {
+    if (micro_batch >= job.micro_batches) break;
+    ASSERT_TRUE(optimizer.GradientWritable(p).ok());
+    const absl::Span<Bf16> gradient = optimizer.gradient(p);
+    for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) gradient[i] = job.gradient(step, micro_batch, p, i);
+    ASSERT_TRUE(optimizer.GradientReady(p).ok());
+  }
+  const absl::Status ended = optimizer.EndMicroStep();
+  ASSERT_TRUE(ended.ok()) << ended;
+}
+
+}  // namespace
+
+std::vector<ParameterSpec> TrainingJob::MixedParameters() {
+  return {{.name = "embedding", .shape = {70, 60}}, {.name = "bias", .shape = {7}},
+          {.name = "scalar", .shape = {}},          {.name = "empty", .shape = {0, 5}},
+          {.name = "matrix", .shape = {33, 65}},    {.name = "block", .shape = {1024}},
+          {.name = "head", .shape = {3, 1000}}};
+}
+
+Bf16 TrainingJob::MixedGradient(int64_t step, int64_t micro_batch, int parameter, int64_t element) {
+  const uint64_t key = ((static_cast<uint64_t>(step) * 4099 + micro_batch) * 61 + parameter) * 1000003 + element;
+  // Magnitudes over twelve binary orders, so that the order of additions shows.
+  return ToBf16(static_cast<float>((Uniform(key) - 0.5) * std::ldexp(1.0, static_cast<int>(Mix(key) % 12) - 8)));
+}
+
+float TrainingJob::InitialValue(int parameter, int64_t element) {
+  return static_cast<float>(Uniform(static_cast<uint64_t>(parameter) << 32 | element) - 0.5);
+}
+
+void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
+           std::vector<StepRecord>* records) {
+  for (int64_t step = first_step; step < first_step + steps; ++step) {
+    for (int64_t k = 0; k < job.micro_steps(); ++k) ASSERT_NO_FATAL_FAILURE(MicroStep(job, optimizer, step, k));
+    const absl::Status enqueued = optimizer.Step(
+        {.learning_rate = 0.01 / (1.0 + step), .micro_batches = job.micro_batches, .max_norm = job.max_norm});
+    ASSERT_TRUE(enqueued.ok()) << enqueued;
+    const absl::StatusOr<StepRecord> record = optimizer.FinishStep();
+    ASSERT_TRUE(record.ok()) << record.status();
+    records->push_back(*record);
+  }
+}
+
+TrainingResult RunTrainingJob(const TrainingJob& job) {
+  std::vector<TrainingResult> results(job.world_size);
+  RunRanks(job.world_size, [&](Rendezvous& rendezvous) {
+    const int rank = rendezvous.rank();
+    auto communicator = CreateInprocCommunicator(rendezvous, {.wait_deadline = job.options.wait_deadline});
+    ASSERT_TRUE(communicator.ok()) << communicator.status();
+    if (job.wrap) *communicator = job.wrap(*std::move(communicator), rank);
+    OptimizerOptions options = job.options;
+    options.micro_steps = job.micro_steps();
+    auto optimizer = ShardedOptimizer::Create(options, job.parameters, *std::move(communicator), &rendezvous);
+    ASSERT_TRUE(optimizer.ok()) << optimizer.status();
+    const absl::Status initialized = (*optimizer)->Initialize([](int p, int64_t begin, absl::Span<float> values) {
+      for (size_t i = 0; i < values.size(); ++i) values[i] = TrainingJob::InitialValue(p, begin + i);
+    });
+    ASSERT_TRUE(initialized.ok()) << initialized;
+    Train(job, **optimizer, 0, job.steps, &results[rank].records);
+    const absl::StatusOr<OptimizerDigests> digests = (*optimizer)->Digests();
+    ASSERT_TRUE(digests.ok()) << digests.status();
+    results[rank].digests = ToHex(*digests);
+  });
+  for (const TrainingResult& result : results) EXPECT_EQ(result.digests, results[0].digests);
+  return results[0];
+}
+
+TrainingResult RunReference(const TrainingJob& job) {
+  shardstep_reference::Model model;
+  std::vector<int64_t> elements;
+  for (size_t p = 0; p < job.parameters.size(); ++p) {
+    elements.push_back(*ElementCount(job.parameters[p]));
+    std::vector<float> master;
+    for (int64_t i = 0; i < elements[p]; ++i) master.push_back(TrainingJob::InitialValue(static_cast<int>(p), i));
+    const AdamWOptions& o = job.options.groups[job.parameters[p].group];
+    model.Add({.beta1 = o.beta1,
+               .beta2 = o.beta2,
+               .epsilon = o.epsilon,
+               .weight_decay = o.weight_decay,
+               .learning_rate_factor = o.learning_rate_factor},
+              std::move(master));
+  }
+  TrainingResult result;
+  for (int64_t step = 0; step < job.steps; ++step) {
+    std::vector<std::vector<std::vector<uint16_t>>> gradients(job.micro_batches);
+    for (int64_t j = 0; j < job.micro_batches; ++j) {
+      for (int p = 0; p < static_cast<int>(elements.size()); ++p) {
+        const bool unused = job.unused_last_parameter && p + 1 == static_cast<int>(elements.size());
+        std::vector<uint16_t> values;
+        for (int64_t i = 0; i < elements[p]; ++i) values.push_back(unused ? 0 : job.gradient(step, j, p, i).bits);
+        gradients[j].push_back(std::move(values));
+      }
+    }
+    const shardstep_reference::StepResult step_result =
+        model.Step(gradients, {.learning_rate = 0.01 / (1.0 + step),
+                               .divisor = static_cast<double>(job.micro_batches),
+                               .max_norm = job.max_norm});
+    StepRecord record;
+    record.applied = step_result.applied;
+    record.clip_factor = step_result.clip;
+    if (step_result.applied) record.gradient_norm = step_result.norm;
+    result.records.push_back(record);
+  }
+  result.digests = model.Digest();
+  return result;
+}
+
+bool operator==(const TrainingResult& a, const TrainingResult& b) {
+  return a.digests == b.digests && std::equal(a.records.begin(), a.records.end(), b.records.begin(), b.records.end(),
+                                              [](const StepRecord& x, const StepRecord& y) {
+                                                return x.applied == y.applied && x.gradient_norm == y.gradient_norm &&
+                                                       x.clip_factor == y.clip_factor;
+                                              });
+}
+
+}  // namespace shardstep
+
+namespace shardstep_reference {
+
+bool operator==(const Digests& a, const Digests& b) {
+  return a.weights == b.weights && a.master == b.master && a.first_moment == b.first_moment &&
+         a.second_moment == b.second_moment;
+}
+
+std::ostream& operator<<(std::ostream& out, const Digests& d) {
+  return out << "weights " << d.weights << " master " << d.master << " moments " << d.first_moment << " "
+             << d.second_moment;
+}
+
+}  // namespace shardstep_reference

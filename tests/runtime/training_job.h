@@ -1,0 +1,65 @@
+#ifndef SHARDSTEP_TESTS_RUNTIME_TRAINING_JOB_H_
+#define SHARDSTEP_TESTS_RUNTIME_TRAINING_JOB_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "reference_step.h"
+#include "shardstep/runtime/sharded_optimizer.h"
+
+namespace shardstep {
+
+/// A training run whose gradients are a function of (step, micro-batch, parameter, element) and so the same at every
+/// world size: what the sharded optimizer and the reference are both fed with.
+struct TrainingJob {
+  using Gradient = std::function<Bf16(int64_t step, int64_t micro_batch, int parameter, int64_t element)>;
+  using WrapCommunicator = std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>, int rank)>;
+
+  int world_size = 1;
+  int64_t micro_batches = 12;
+  int64_t steps = 5;
+  std::optional<double> max_norm;
+  OptimizerOptions options;
+  std::vector<ParameterSpec> parameters = MixedParameters();
+  Gradient gradient = MixedGradient;
+  WrapCommunicator wrap;          ///< puts an adaptor around a rank's communicator
+  uint64_t ready_order_seed = 0;  ///< not 0: every rank marks gradients in another order
+  bool unused_last_parameter = false;
+
+  static std::vector<ParameterSpec> MixedParameters();
+  static Bf16 MixedGradient(int64_t step, int64_t micro_batch, int parameter, int64_t element);
+  static float InitialValue(int parameter, int64_t element);
+
+  /// One micro-step per `world_size` micro-batches, rounded up.
+  int64_t micro_steps() const { return (micro_batches + world_size - 1) / world_size; }
+};
+
+/// What every rank ended with; equal over ranks, which RunTrainingJob checks.
+struct TrainingResult {
+  shardstep_reference::Digests digests;
+  std::vector<StepRecord> records;
+};
+
+/// Runs the job on threads, in process.
+TrainingResult RunTrainingJob(const TrainingJob& job);
+
+/// Runs `steps` steps of the job on a rank that has an optimizer; appends the records.
+void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
+           std::vector<StepRecord>* records);
+
+/// The same by the unsharded reference.
+TrainingResult RunReference(const TrainingJob& job);
+
+bool operator==(const TrainingResult& a, const TrainingResult& b);
+
+}  // namespace shardstep
+
+namespace shardstep_reference {
+bool operator==(const Digests& a, const Digests& b);
+std::ostream& operator<<(std::ostream& out, const Digests& digests);
+}  // namespace shardstep_reference
+
+#endif  // SHARDSTEP_TESTS_RUNTIME_TRAINING_JOB_H_
