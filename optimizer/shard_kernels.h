@@ -94,6 +94,8 @@ class ShardKernels {
   virtual ~ShardKernels() = default;
   virtual absl::Status Reduce(const ReduceArgs& args, Stream& stream) = 0;
   virtual absl::Status Update(const UpdateArgs& args, Stream& stream) = 0;
+  /// What the arithmetic was compiled for, to show: "AVX3".
+  virtual absl::string_view target() const { return "unnamed"; }
 };
 
 /// The obvious reference: scalar loops that run at once, without any stream, on the calling thread. It judges every

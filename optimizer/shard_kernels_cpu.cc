@@ -76,6 +76,8 @@ class CpuShardKernels : public ShardKernels {
     return Enqueue("update", stream, [this, args] { return RunUpdate(args); });
   }
 
+  absl::string_view target() const override { return block_kernels_.target; }
+
  private:
   static absl::Status Enqueue(absl::string_view name, Stream& stream, HostStream::Work work) {
     auto* host_stream = dynamic_cast<HostStream*>(&stream);
