@@ -14,41 +14,54 @@
 
 namespace shardstep {
 
+class FileSystem;
+
 /// One sharded fp32 array of this rank (layout.state_elements() elements) and its name in the file ("master",
-/// "first_moment", "second_moment").
+/// "first_moment", "second_moment": a-z, 0-9 and _).
 struct CheckpointArray {
   std::string kind;
   float* data = nullptr;
 };
 
-/// What a checkpoint holds besides arrays.
+/// What a checkpoint holds besides arrays. Equal on every rank.
 struct CheckpointInfo {
-  int64_t step = 0;
+  int64_t step = 0;  ///< names the checkpoint; below 10^12
   int64_t applied_steps = 0;
   int64_t skipped_steps = 0;
   int64_t consecutive_skips = 0;
   std::vector<std::string> options;  ///< DescribeOptions, to show; a load does not enforce them
-  std::string caller_state;          ///< opaque
-  std::vector<Digest> digests;       ///< of each array of the whole model, in the order of the arrays
+  std::string caller_state;          ///< opaque; rank 0's is saved
+  /// Of each array of the whole model, in the order of the arrays. A save verifies them against what it writes.
+  std::vector<Digest> digests;
 };
 
 struct CheckpointPolicy {
   int keep = 3;                                 ///< newest whole checkpoints to keep, at least 1
-  int64_t chunk_bytes = 4 << 20;                ///< checksummed unit, and the extra memory of a load
-  absl::Duration deadline = absl::Minutes(10);  ///< for the agreement of all ranks
+  int64_t chunk_bytes = 4 << 20;                ///< checksummed unit of a save; a multiple of 64, at most 2^30
+  absl::Duration deadline = absl::Minutes(10);  ///< of each agreement of all ranks, which waits for the slowest one
+  FileSystem* file_system = nullptr;            ///< for tests, one per rank; nullptr: the real one
 };
 
 /// Writes `<directory>/step-<step>` in the format of docs/checkpoint_format.md: shards first, manifest last, in a
-/// temporary directory that is synced and renamed into place. Collective; every rank returns OK or the error of the
-/// lowest failing rank, and after an error the last good checkpoint is untouched.
+/// temporary directory that is synced and renamed into place; then removes old checkpoints. Makes `directory` when it
+/// is missing. An existing checkpoint of the same step is replaced at once.
+///
+/// Collective; every rank returns OK or the error of the lowest failing rank, which names it, the file and the system's
+/// reason. After an error the last good checkpoint is untouched and no temporary directory is left, unless the error
+/// says that the checkpoint was saved and only removing older ones failed. FailedPrecondition, and nothing was written,
+/// names two ranks whose arguments differ. Extra memory: one chunk, and the manifest.
 absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& layout,
                             absl::Span<const CheckpointArray> arrays, const CheckpointInfo& info,
                             Rendezvous& rendezvous, const CheckpointPolicy& policy);
 
-/// Reads the newest whole checkpoint into `arrays` (same kinds, any world size). Every chunk is verified before it is
-/// used, and the digests afterwards. Collective and agreed: all ranks load the same step. A damaged checkpoint adds a
-/// line to `warnings` (file, chunk, why) and the next older one is tried; NotFound when none is whole;
-/// InvalidArgument lists every parameter that is missing, unknown or of another shape.
+/// Reads the newest whole checkpoint into `arrays` (same kinds, any world size); digests are in the order of `arrays`.
+/// Every chunk is verified before its bytes are used, and the digests afterwards. Extra memory: one chunk of the size
+/// that the save chose, the manifest, and one shard's header.
+///
+/// Collective and agreed: all ranks load the same step. A damaged checkpoint adds a line to `warnings` on every rank
+/// (step, file, chunk, why) and the next older one is tried. NotFound when none is whole; InvalidArgument lists every
+/// parameter and kind that is missing, unknown, reshaped or retyped; FailedPrecondition when the newest one needs a
+/// newer library. After an error the arrays hold an undefined mixture and must not be used. Padding is left alone.
 absl::StatusOr<CheckpointInfo> LoadCheckpoint(const std::string& directory, const ShardLayout& layout,
                                               absl::Span<const CheckpointArray> arrays, Rendezvous& rendezvous,
                                               const CheckpointPolicy& policy, std::vector<std::string>* warnings);
