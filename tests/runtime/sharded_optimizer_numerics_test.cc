@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "shardstep/runtime/sharded_optimizer.h"
+#include "shardstep/tests/comm/delaying_communicator.h"
 #include "training_job.h"
 
 namespace shardstep {
@@ -78,6 +79,27 @@ TEST(ShardedOptimizerNumerics, L2FewerElementsThanRanks) {
   ExpectSameAsReference(job, {1, 3, 8});
   job.parameters = {{.name = "empty", .shape = {4, 0}}};
   ExpectSameAsReference(job, {1, 2});
+}
+
+// S1: one rank delayed at random before any operation, and then all of them; 200 seeds each way.
+TEST(ShardedOptimizerNumerics, S1DelaysDoNotShow) {
+  TrainingJob job;
+  job.options.bucket_bytes = 4096 * 2 * 3;
+  job.world_size = 3;
+  job.micro_batches = 5;
+  job.steps = 2;
+  job.max_norm = 0.5;
+  const TrainingResult reference = RunReference(job);
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    job.ready_order_seed = seed;
+    for (const int late_rank : {static_cast<int>(seed % 3), -1}) {
+      job.wrap = [&](std::unique_ptr<Communicator> inner, int) -> std::unique_ptr<Communicator> {
+        return std::make_unique<DelayingCommunicator>(
+            std::move(inner), DelayOptions{.seed = seed, .max_delay_us = 150, .rank = late_rank});
+      };
+      ASSERT_EQ(RunTrainingJob(job).digests, reference.digests) << "seed " << seed << ", late rank " << late_rank;
+    }
+  }
 }
 
 // S2: every rank marks gradients in another order, and another one in each micro-step.

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "rank_threads.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/tests/comm/rank_threads.h"
 #include "training_job.h"
 
 namespace shardstep {
@@ -41,7 +41,7 @@ const std::vector<ParameterSpec> kPair = {{.name = "a", .shape = {3000}}, {.name
 
 // S6: Step out of order is refused, the same on every rank, and changes nothing.
 TEST(ShardedOptimizer, S6CallsOutOfOrderAreRefused) {
-  RunRanks(2, [](Rendezvous& rendezvous) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
     OptimizerOptions options;
     options.micro_steps = 2;
     const auto optimizer = MakeOptimizer(rendezvous, options, kPair);
@@ -75,7 +75,7 @@ TEST(ShardedOptimizer, S6CallsOutOfOrderAreRefused) {
 
 // S6: a step without any gradient is a step with zero gradients: only the decay acts.
 TEST(ShardedOptimizer, S6StepWithoutGradients) {
-  RunRanks(3, [](Rendezvous& rendezvous) {
+  RunRankThreads(3, [](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
     InitializeToOnes(*optimizer);
     ASSERT_TRUE(optimizer->EndMicroStep().ok());
@@ -89,7 +89,7 @@ TEST(ShardedOptimizer, S6StepWithoutGradients) {
 }
 
 TEST(ShardedOptimizer, MissingGradientsCanBeRefused) {
-  RunRanks(1, [](Rendezvous& rendezvous) {
+  RunRankThreads(1, [](Rendezvous& rendezvous) {
     OptimizerOptions options;
     options.missing_gradient = MissingGradientPolicy::kRefuse;
     const auto optimizer = MakeOptimizer(rendezvous, options, kPair);
@@ -105,7 +105,7 @@ TEST(ShardedOptimizer, MissingGradientsCanBeRefused) {
 
 // Ranks that disagree change nothing, both are named, and the next step works.
 TEST(ShardedOptimizer, DisagreementIsNamedAndHarmless) {
-  RunRanks(3, [](Rendezvous& rendezvous) {
+  RunRankThreads(3, [](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
     InitializeToOnes(*optimizer);
     const auto before = optimizer->Digests();
@@ -124,7 +124,7 @@ TEST(ShardedOptimizer, DisagreementIsNamedAndHarmless) {
 }
 
 TEST(ShardedOptimizer, GradientsWithoutAMicroBatchAreRefused) {
-  RunRanks(2, [](Rendezvous& rendezvous) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
     InitializeToOnes(*optimizer);
     ASSERT_TRUE(optimizer->GradientWritable(0).ok());
@@ -137,7 +137,7 @@ TEST(ShardedOptimizer, GradientsWithoutAMicroBatchAreRefused) {
 
 // C6: the error of the last skip allowed reaches every rank, and a good step follows.
 TEST(ShardedOptimizer, C6TooManySkipsAreAnError) {
-  RunRanks(2, [](Rendezvous& rendezvous) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
     OptimizerOptions options;
     options.max_consecutive_skips = 2;
     const auto optimizer = MakeOptimizer(rendezvous, options, kPair);
@@ -171,7 +171,7 @@ TEST(ShardedOptimizer, C6TooManySkipsAreAnError) {
 TEST(ShardedOptimizer, S5MicroStepsMayChange) {
   std::vector<OptimizerDigests> digests(2);
   for (const int n : {1, 2}) {
-    RunRanks(n, [&](Rendezvous& rendezvous) {
+    RunRankThreads(n, [&](Rendezvous& rendezvous) {
       const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
       InitializeToOnes(*optimizer);
       for (const int64_t micro_batches : {4, 2, 8}) {
@@ -198,7 +198,7 @@ TEST(ShardedOptimizer, S5MicroStepsMayChange) {
 }
 
 TEST(ShardedOptimizer, AccumulatedGradientsAreZeroedAfterReading) {
-  RunRanks(2, [](Rendezvous& rendezvous) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
     OptimizerOptions options;
     options.accumulate_gradients = true;
     const auto optimizer = MakeOptimizer(rendezvous, options, kPair);
@@ -220,7 +220,7 @@ TEST(ShardedOptimizer, AccumulatedGradientsAreZeroedAfterReading) {
 }
 
 TEST(ShardedOptimizer, SetWeightsKeepsMomentsAndReadMasterReturnsThem) {
-  RunRanks(3, [](Rendezvous& rendezvous) {
+  RunRankThreads(3, [](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
     InitializeToOnes(*optimizer);
     const auto before = optimizer->Digests();
@@ -242,7 +242,7 @@ TEST(ShardedOptimizer, SetWeightsKeepsMomentsAndReadMasterReturnsThem) {
 
 // R5, R6 at creation: both ranks and the first field that differs.
 TEST(ShardedOptimizer, ConfigurationsMustAgree) {
-  RunRanks(3, [](Rendezvous& rendezvous) {
+  RunRankThreads(3, [](Rendezvous& rendezvous) {
     auto communicator = CreateInprocCommunicator(rendezvous, {});
     ASSERT_TRUE(communicator.ok());
     std::vector<ParameterSpec> parameters = kPair;
@@ -255,7 +255,7 @@ TEST(ShardedOptimizer, ConfigurationsMustAgree) {
 }
 
 TEST(ShardedOptimizer, BadOptionsOfOneRankAreRefusedOnAll) {
-  RunRanks(2, [](Rendezvous& rendezvous) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
     auto communicator = CreateInprocCommunicator(rendezvous, {});
     ASSERT_TRUE(communicator.ok());
     OptimizerOptions options;
@@ -288,7 +288,7 @@ TEST(ShardedOptimizer, MemoryPerParameter) {
 
 TEST(ShardedOptimizer, AbortEndsEveryRank) {
   std::atomic<int> ended = 0;
-  RunRanks(2, [&](Rendezvous& rendezvous) {
+  RunRankThreads(2, [&](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
     InitializeToOnes(*optimizer);
     if (rendezvous.rank() == 1) {
@@ -309,7 +309,7 @@ TEST(ShardedOptimizer, AbortEndsEveryRank) {
 
 TEST(ShardedOptimizer, AnAbsentRankIsNamed) {
   std::atomic<bool> named = false;
-  RunRanks(3, [&](Rendezvous& rendezvous) {
+  RunRankThreads(3, [&](Rendezvous& rendezvous) {
     OptimizerOptions options;
     options.wait_deadline = absl::Milliseconds(300);
     const auto optimizer = MakeOptimizer(rendezvous, options, kPair);
@@ -341,7 +341,7 @@ TEST(ShardedOptimizer, K1K2StopAndResumeAtAnotherWorldSize) {
       std::vector<StepRecord> records;
       for (const int n : {before, -after}) {
         job.world_size = std::abs(n);
-        RunRanks(job.world_size, [&](Rendezvous& rendezvous) {
+        RunRankThreads(job.world_size, [&](Rendezvous& rendezvous) {
           OptimizerOptions options = job.options;
           options.micro_steps = job.micro_steps();
           const auto optimizer = MakeOptimizer(rendezvous, options, job.parameters);

@@ -7,8 +7,8 @@
 #include <ostream>
 #include <random>
 
-#include "rank_threads.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/tests/comm/rank_threads.h"
 
 namespace shardstep {
 namespace {
@@ -84,7 +84,7 @@ void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_st
 
 TrainingResult RunTrainingJob(const TrainingJob& job) {
   std::vector<TrainingResult> results(job.world_size);
-  RunRanks(job.world_size, [&](Rendezvous& rendezvous) {
+  RunRankThreads(job.world_size, [&](Rendezvous& rendezvous) {
     const int rank = rendezvous.rank();
     auto communicator = CreateInprocCommunicator(rendezvous, {.wait_deadline = job.options.wait_deadline});
     ASSERT_TRUE(communicator.ok()) << communicator.status();
