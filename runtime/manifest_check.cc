@@ -104,26 +104,22 @@ absl::Status CheckCoverage(const Manifest& manifest) {
     return std::tie(a->parameter, a->kind, a->begin_element) < std::tie(b->parameter, b->kind, b->begin_element);
   });
   auto next = ranges.begin();
-  for (size_t p = 0; p < manifest.parameters.size(); ++p) {
-    for (size_t k = 0; k < manifest.kinds.size(); ++k) {
+  for (int p = 0; p < static_cast<int>(manifest.parameters.size()); ++p) {
+    for (int k = 0; k < static_cast<int>(manifest.kinds.size()); ++k) {
       int64_t end = 0;
-      for (; next != ranges.end() && (*next)->parameter == static_cast<int>(p) && (*next)->kind == static_cast<int>(k);
-           ++next) {
-        if ((*next)->begin_element != end) break;
-        end = (*next)->end_element;
+      absl::string_view problem;
+      for (; next != ranges.end() && (*next)->parameter == p && (*next)->kind == k && problem.empty(); ++next) {
+        if ((*next)->begin_element < end) problem = "overlap";
+        if ((*next)->begin_element > end) problem = "gap";
+        if (problem.empty()) end = (*next)->end_element;
       }
-      if (end == manifest.parameters[p].elements) continue;
-      const bool overlap = next != ranges.end() && (*next)->parameter == static_cast<int>(p) &&
-                           (*next)->kind == static_cast<int>(k) && (*next)->begin_element < end;
-      return absl::DataLossError(absl::StrCat("parameter \"", manifest.parameters[p].name, "\", kind \"",
-                                              manifest.kinds[k].name, "\": ", overlap ? "overlap" : "gap",
-                                              " at element ", overlap ? (*next)->begin_element : end));
+      if (problem.empty() && end == manifest.parameters[static_cast<size_t>(p)].elements) continue;
+      return absl::DataLossError(absl::StrCat("parameter \"", manifest.parameters[static_cast<size_t>(p)].name,
+                                              "\", kind \"", manifest.kinds[static_cast<size_t>(k)].name,
+                                              "\": ", problem.empty() ? "gap" : problem, " near element ", end));
     }
   }
-  if (next == ranges.end()) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("parameter \"",
-                                          manifest.parameters[static_cast<size_t>((*next)->parameter)].name,
-                                          "\": overlap at element ", (*next)->begin_element));
+  return absl::OkStatus();
 }
 
 }  // namespace

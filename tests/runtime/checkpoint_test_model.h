@@ -102,6 +102,7 @@ inline CheckpointInfo InfoOf(const ShardLayout& layout, int salt, int64_t step) 
 /// Runs `body` on ranks that are threads.
 inline void RunRanks(int world_size, const std::function<void(int rank, Rendezvous&)>& body) {
   ThreadRendezvousGroup group(world_size);
+  if (world_size == 1) return body(0, *group.Join(0));
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] { body(rank, *group.Join(rank)); });
