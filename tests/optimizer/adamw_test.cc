@@ -53,6 +53,58 @@ TEST(AdamWScalarsTest, RoundEachDoubleOnce) {
   EXPECT_EQ(s.epsilon, 3e-9f);
 }
 
+// The contract's formula once more, one rounding a line.
+void StepByStep(const AdamWScalars& s, float g, float* w, float* m, float* v) {
+  const float decayed_m = s.beta1 * *m;
+  const float added_m = s.one_minus_beta1 * g;
+  *m = decayed_m + added_m;
+  const float square = g * g;
+  const float decayed_v = s.beta2 * *v;
+  const float added_v = s.one_minus_beta2 * square;
+  *v = decayed_v + added_v;
+  const float decay = s.lr_weight_decay * *w;
+  *w = *w - decay;
+  const float root = std::sqrt(*v);
+  const float corrected = root * s.rbc2;
+  const float denominator = corrected + s.epsilon;
+  const float quotient = *m / denominator;
+  const float change = s.step_size * quotient;
+  *w = *w - change;
+}
+
+TEST(AdamWTest, RoundsOperationByOperation) {
+  constexpr int kElements = 1024;
+  const auto layout = ShardLayout::Create({{.name = "p", .shape = {kElements}}}, 1 << 20, 1);
+  const std::vector<Segment> segments = layout->Segments(0, 0);
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(kElements), m(kElements), v(kElements);
+  std::vector<Bf16> gradients(kElements), weights(kElements);
+  const Slice slice = {.data = gradients.data()};
+  Bf16* const destination = weights.data();
+  UpdateScalars scalars = {.apply = true, .scale = 0.3f, .groups = {AdamWScalars()}};
+  for (int step = 1; step <= 20; ++step) {
+    for (Bf16& gradient : gradients) gradient = ToBf16(normal(random));
+    scalars.groups[0] = MakeAdamWScalars(AdamWOptions(), 0.01, step);
+    std::vector<float> expected_w = w, expected_m = m, expected_v = v;
+    for (int i = 0; i < kElements; ++i) {
+      const float g = ToFloat(gradients[i]) * 0.3f;
+      StepByStep(scalars.groups[0], g, &expected_w[i], &expected_m[i], &expected_v[i]);
+    }
+    UpdateReference({.segments = segments,
+                     .slices = absl::MakeConstSpan(&slice, 1),
+                     .master = w.data(),
+                     .first_moment = m.data(),
+                     .second_moment = v.data(),
+                     .destinations = absl::MakeConstSpan(&destination, 1),
+                     .scalars = &scalars});
+    ASSERT_EQ(w, expected_w);
+    ASSERT_EQ(m, expected_m);
+    ASSERT_EQ(v, expected_v);
+    for (int i = 0; i < kElements; ++i) ASSERT_EQ(weights[i], ToBf16(expected_w[i]));
+  }
+}
+
 // |value - exact| in units of the last place of an fp32 number as large as `size`.
 double Ulps(float value, long double exact, long double size) {
   const int exponent = std::max(std::ilogb(size), -126) - 23;
