@@ -184,6 +184,10 @@ absl::StatusOr<int64_t> SafetensorsHeaderBytes(absl::string_view first_bytes, in
 }
 
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view json, int64_t data_bytes) {
+  // The parser takes a zero byte for the end of its input and skips a byte order mark.
+  if (json.empty() || json[0] != '{' || json.find('\0') != absl::string_view::npos) {
+    return absl::DataLossError("not JSON text that begins with {");
+  }
   HeaderReader reader;
   if (!Json::sax_parse(json.begin(), json.end(), &reader)) {
     return absl::DataLossError(reader.error().empty() ? "header is not JSON" : reader.error());
