@@ -43,6 +43,7 @@ constexpr Shorthand kShorthands[] = {
     {"ranks", "run.ranks", "threads that are ranks, with INPROC"},
     {"compute_threads", "run.compute_threads", "threads of one rank's forward and backward"},
     {"records", "run.records", "a file for one line of JSON per step"},
+    {"poison_step", "run.poison_step", "write a NaN into a gradient of this step, to watch it being skipped"},
 };
 
 /// One flag of the command line, taken apart.

@@ -134,6 +134,10 @@ absl::Status ReadRun(const proto::Run& message, TrainOptions* options) {
     SHARDSTEP_RETURN_IF_ERROR(RequireRange("run.stop_after", message.stop_after(), 1, kMaxSteps));
     options->stop_after = message.stop_after();
   }
+  if (message.has_poison_step()) {
+    SHARDSTEP_RETURN_IF_ERROR(RequireRange("run.poison_step", message.poison_step(), 1, kMaxSteps));
+    options->poison_step = message.poison_step();
+  }
   if (message.has_records()) {
     if (message.records().empty()) return Refuse("run.records", "must not be empty");
     options->records_path = message.records();

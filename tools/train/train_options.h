@@ -45,6 +45,7 @@ struct TrainOptions {
   int ranks = 1;  ///< of kInproc
   int compute_threads = 1;
   std::optional<std::string> records_path;
+  std::optional<int64_t> poison_step;
 
   int64_t steps() const { return learning_rate.steps; }
 };

@@ -1,0 +1,318 @@
+#include "shardstep/tools/train/trainer.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "shardstep/proto/train.pb.h"
+#include "shardstep/tools/train/generate.h"
+
+namespace shardstep {
+namespace {
+
+constexpr absl::Duration kLongestEvaluation = absl::Minutes(30);
+
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+double ToMs(int64_t ns) { return static_cast<double>(ns) * 1e-6; }
+double ToBitsPerByte(double nats) { return nats / std::log(2.0); }
+double ToMiB(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+std::string ToBytes(const std::vector<double>& values) {
+  return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(double));
+}
+
+absl::StatusOr<std::vector<double>> ToDoubles(const std::string& bytes, size_t rank) {
+  std::vector<double> values(bytes.size() / sizeof(double));
+  if (values.size() * sizeof(double) != bytes.size()) {
+    return absl::InternalError(absl::StrCat("rank ", rank, " sent ", bytes.size(), " bytes of losses"));
+  }
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, std::ostream& out,
+                 bool is_terminal)
+    : options_(options), corpus_(corpus), rendezvous_(rendezvous), out_(out) {
+  if (is_first()) progress_ = std::make_unique<ProgressLine>(out, is_terminal);
+}
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& options, const Corpus& corpus,
+                                                         Rendezvous& rendezvous,
+                                                         std::unique_ptr<Communicator> communicator, std::ostream& out,
+                                                         bool is_terminal) {
+  std::unique_ptr<Trainer> trainer(new Trainer(options, corpus, rendezvous, out, is_terminal));
+  SHARDSTEP_RETURN_IF_ERROR(trainer->Start(std::move(communicator)));
+  return trainer;
+}
+
+absl::Status Trainer::Start(std::unique_ptr<Communicator> communicator) {
+  const int world_size = rendezvous_.world_size();
+  if (options_.records_path && is_first()) {
+    records_.open(*options_.records_path, options_.resume ? std::ios::app : std::ios::trunc);
+    if (!records_) return absl::PermissionDeniedError(absl::StrCat("cannot write ", *options_.records_path));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(SetComputeThreads(options_.compute_threads));
+  SHARDSTEP_ASSIGN_OR_RETURN(model_, Model<Bf16>::Create(options_.model, options_.sequences, FastestMatmulRoute()));
+  OptimizerOptions optimizer_options = options_.optimizer;
+  optimizer_options.micro_steps = (options_.micro_batches + world_size - 1) / world_size;
+  const std::vector<ParameterSpec> parameters = ModelParameters(options_.model);
+  SHARDSTEP_ASSIGN_OR_RETURN(const MemoryEstimate memory,
+                             ShardedOptimizer::EstimateMemory(optimizer_options, parameters, world_size));
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      optimizer_, ShardedOptimizer::Create(optimizer_options, parameters, std::move(communicator), &rendezvous_));
+  Print(absl::StrFormat(
+      "%d parameters, %d ranks, %d micro-batches in %d micro-steps; products in %s; %.1f MiB per rank and %.1f MiB of "
+      "weights per host",
+      optimizer_->layout().total_elements(), world_size, options_.micro_batches, optimizer_options.micro_steps,
+      MatmulRouteName(model_->route()), ToMiB(memory.rank_bytes()), ToMiB(memory.weights_shared_bytes)));
+  SHARDSTEP_RETURN_IF_ERROR(LoadOrInitialize());
+  windows_.resize(options_.sequences * model_->window_bytes());
+  first_step_ = optimizer_->step();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::LoadOrInitialize() {
+  if (options_.resume) {
+    std::vector<std::string> warnings;
+    const absl::StatusOr<std::string> state = optimizer_->Load(*options_.checkpoint_directory, &warnings);
+    for (const std::string& warning : warnings) Print(absl::StrCat("warning: ", warning));
+    if (state.ok()) {
+      Print(absl::StrCat("resumed after step ", optimizer_->step()));
+      return CheckCallerState(*state);
+    }
+    if (!absl::IsNotFound(state.status())) return state.status();
+    Print(absl::StrCat("starting afresh: ", state.status().message()));
+  }
+  return optimizer_->Initialize([this](int p, int64_t begin, absl::Span<float> values) {
+    FillInitial(options_.model, options_.seed, p, begin, values);
+  });
+}
+
+std::string Trainer::CallerState() const {
+  const LearningRateSchedule& schedule = options_.learning_rate;
+  return absl::StrFormat(
+      "data_bytes = %d\nseed = %d\nmicro_batches = %d\nsequences = %d\nlearning_rate = %.17g\nwarmup_steps = %d\n"
+      "steps = %d\nfinal_learning_rate_fraction = %.17g\nmax_norm = %.17g\n",
+      corpus_.training().size() + corpus_.held_out().size(), options_.seed, options_.micro_batches, options_.sequences,
+      schedule.peak, schedule.warmup_steps, schedule.steps, schedule.final_fraction,
+      options_.max_norm.value_or(std::numeric_limits<double>::infinity()));
+}
+
+absl::Status Trainer::CheckCallerState(const std::string& saved) {
+  const std::string mine = CallerState();
+  if (saved == mine) return absl::OkStatus();
+  Print(
+      absl::StrCat("warning: the checkpoint was written by a run with other settings; this run will not end as that "
+                   "one would have.\nthat run:\n",
+                   saved, "this run:\n", mine));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Run() {
+  const int64_t last_step = std::min(options_.steps(), options_.stop_after.value_or(options_.steps()));
+  run_begin_ns_ = NowNs();
+  for (int64_t step = first_step_ + 1; step <= last_step; ++step) {
+    SHARDSTEP_RETURN_IF_ERROR(TrainStep(step));
+    const bool last = step == last_step;
+    const bool evaluate = options_.evaluate_interval_steps > 0 && step % options_.evaluate_interval_steps == 0;
+    const bool save = options_.checkpoint_interval_steps > 0 && step % options_.checkpoint_interval_steps == 0;
+    if (evaluate || save || last) SHARDSTEP_RETURN_IF_ERROR(FinishStep());
+    if (evaluate && !last) SHARDSTEP_RETURN_IF_ERROR(Evaluate());
+    if (options_.checkpoint_directory && (save || last)) SHARDSTEP_RETURN_IF_ERROR(Save());
+  }
+  if (optimizer_->step() >= options_.steps()) {
+    SHARDSTEP_RETURN_IF_ERROR(Evaluate());
+    SHARDSTEP_RETURN_IF_ERROR(GenerateText());
+  }
+  return PrintDigests();
+}
+
+absl::Status Trainer::TrainStep(int64_t step) {
+  StepInFlight next;
+  const int64_t begin_ns = NowNs();
+  const int64_t micro_steps = (options_.micro_batches + rendezvous_.world_size() - 1) / rendezvous_.world_size();
+  for (int64_t k = 0; k < micro_steps; ++k) SHARDSTEP_RETURN_IF_ERROR(MicroStep(step, k, &next));
+  // Only now: the step before overlapped this one's first forward.
+  SHARDSTEP_RETURN_IF_ERROR(FinishStep());
+  SHARDSTEP_RETURN_IF_ERROR(optimizer_->Step({.learning_rate = LearningRate(options_.learning_rate, step),
+                                              .micro_batches = options_.micro_batches,
+                                              .max_norm = options_.max_norm}));
+  next.duration_ns = NowNs() - begin_ns;
+  in_flight_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::MicroStep(int64_t step, int64_t micro_step, StepInFlight* in_flight) {
+  const int64_t micro_batch = micro_step * rendezvous_.world_size() + rendezvous_.rank();
+  if (micro_batch < options_.micro_batches) {
+    for (int64_t i = 0; i < options_.sequences; ++i) {
+      const absl::Span<const uint8_t> window =
+          corpus_.TrainingWindow({.seed = options_.seed, .step = step, .micro_batch = micro_batch, .sequence = i});
+      std::copy(window.begin(), window.end(), windows_.begin() + i * model_->window_bytes());
+    }
+    const int64_t begin_ns = NowNs();
+    int64_t backward_begin_ns = 0;
+    SHARDSTEP_ASSIGN_OR_RETURN(const double loss,
+                               model_->Gradients(windows_, Hooks(step, micro_batch, &backward_begin_ns)));
+    in_flight->losses.push_back(loss);
+    in_flight->forward_ns += backward_begin_ns - begin_ns;
+    in_flight->backward_ns += NowNs() - backward_begin_ns;
+  }
+  return optimizer_->EndMicroStep();
+}
+
+ParameterHooks<Bf16> Trainer::Hooks(int64_t step, int64_t micro_batch, int64_t* backward_begin_ns) {
+  const bool poison = options_.poison_step == step && micro_batch == 0;
+  return {.weights_needed = [this](int p) { return optimizer_->WeightsReady(p); },
+          .weights = [this](int p) { return optimizer_->weights(p); },
+          .gradient_begin =
+              [this, backward_begin_ns](int p) {
+                if (backward_begin_ns != nullptr && *backward_begin_ns == 0) *backward_begin_ns = NowNs();
+                return optimizer_->GradientWritable(p);
+              },
+          .gradient = [this](int p) { return optimizer_->gradient(p); },
+          .gradient_done =
+              [this, poison](int p) {
+                if (poison && p == 0) optimizer_->gradient(p)[0] = Bf16{kBf16CanonicalNan};
+                return optimizer_->GradientReady(p);
+              }};
+}
+
+absl::Status Trainer::FinishStep() {
+  if (!in_flight_) return absl::OkStatus();
+  const StepInFlight step = *std::exchange(in_flight_, std::nullopt);
+  SHARDSTEP_ASSIGN_OR_RETURN(const StepRecord record, optimizer_->FinishStep());
+  SHARDSTEP_ASSIGN_OR_RETURN(const double loss, SumInOrder("losses of a step", step.losses, options_.micro_batches,
+                                                           options_.optimizer.wait_deadline));
+  return is_first() ? Report(record, step, loss / static_cast<double>(options_.micro_batches)) : absl::OkStatus();
+}
+
+absl::StatusOr<double> Trainer::SumInOrder(absl::string_view what, const std::vector<double>& mine, int64_t count,
+                                           absl::Duration deadline) {
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> parts,
+                             rendezvous_.AllGatherBytes(what, ToBytes(mine), deadline));
+  std::vector<std::vector<double>> values;
+  for (size_t r = 0; r < parts.size(); ++r) {
+    SHARDSTEP_ASSIGN_OR_RETURN(std::vector<double> of_rank, ToDoubles(parts[r], r));
+    values.push_back(std::move(of_rank));
+  }
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const std::vector<double>& of_rank = values[i % values.size()];
+    const size_t k = i / values.size();
+    if (k >= of_rank.size()) return absl::InternalError(absl::StrCat(what, ": number ", i, " is missing"));
+    sum += of_rank[k];
+  }
+  return sum;
+}
+
+absl::Status Trainer::Report(const StepRecord& record, const StepInFlight& step, double loss) {
+  const int64_t done = record.step - first_step_;
+  const double tokens = static_cast<double>(options_.micro_batches * options_.sequences * options_.model.context);
+  const StepProgress progress{
+      .step = record.step,
+      .steps = options_.steps(),
+      .bits_per_byte = ToBitsPerByte(loss),
+      .gradient_norm = record.gradient_norm,
+      .clip_factor = record.clip_factor,
+      .applied = record.applied,
+      .tokens_per_second = tokens * 1e9 / static_cast<double>(std::max<int64_t>(1, step.duration_ns)),
+      .forward_ms = ToMs(step.forward_ns),
+      .backward_ms = ToMs(step.backward_ns),
+      .exposed_step_ms = ToMs(record.exposed_ns),
+      .eta_seconds = static_cast<double>(NowNs() - run_begin_ns_) * 1e-9 / static_cast<double>(done) *
+                     static_cast<double>(options_.steps() - record.step)};
+  progress_->Show(progress);
+  if (record.non_finite) {
+    progress_->Print(absl::StrFormat("step %d skipped: non-finite gradient of micro-batch %d (rank %d), %s[%d]",
+                                     record.step, record.non_finite->micro_batch, record.non_finite->rank,
+                                     record.non_finite->parameter, record.non_finite->element));
+  }
+  if (!records_.is_open()) return absl::OkStatus();
+  proto::TrainRecord message;
+  ToProto(record, message.mutable_step());
+  message.set_bits_per_byte(progress.bits_per_byte);
+  message.set_tokens_per_second(progress.tokens_per_second);
+  message.set_forward_ms(progress.forward_ms);
+  message.set_backward_ms(progress.backward_ms);
+  std::string json;
+  google::protobuf::util::JsonPrintOptions print;
+  print.preserve_proto_field_names = true;
+  if (!google::protobuf::util::MessageToJsonString(message, &json, print).ok()) {
+    return absl::InternalError("a step record does not convert to JSON");
+  }
+  records_ << json << '\n' << std::flush;
+  if (!records_) return absl::UnknownError(absl::StrCat("cannot write ", *options_.records_path));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Evaluate() {
+  optimizer_->SetAway(kLongestEvaluation);
+  // Ranks take turns at groups of windows.
+  std::vector<double> mine;
+  const int64_t per_group = options_.sequences;
+  const int64_t groups = (options_.evaluate_windows + per_group - 1) / per_group;
+  for (int64_t g = rendezvous_.rank(); g < groups; g += rendezvous_.world_size()) {
+    std::vector<uint8_t> windows;
+    const int64_t end = std::min((g + 1) * per_group, options_.evaluate_windows);
+    for (int64_t w = g * per_group; w < end; ++w) {
+      const absl::Span<const uint8_t> window = corpus_.HeldOutWindow(w, options_.evaluate_windows);
+      windows.insert(windows.end(), window.begin(), window.end());
+    }
+    SHARDSTEP_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(windows, Hooks(0, 0, nullptr)));
+    mine.push_back(loss * static_cast<double>(end - g * per_group));
+  }
+  SHARDSTEP_ASSIGN_OR_RETURN(const double sum, SumInOrder("held-out losses", mine, groups, kLongestEvaluation));
+  optimizer_->SetAway(absl::ZeroDuration());
+  Print(absl::StrFormat("held-out bits per byte: %.4f",
+                        ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows))));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Save() {
+  SHARDSTEP_RETURN_IF_ERROR(optimizer_->Save(*options_.checkpoint_directory, CallerState()));
+  Print(absl::StrCat("saved step ", optimizer_->step(), " to ", *options_.checkpoint_directory));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::GenerateText() {
+  if (options_.generate_bytes == 0 || !is_first()) return absl::OkStatus();
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::unique_ptr<Model<Bf16>> model,
+                             Model<Bf16>::Create(options_.model, 1, model_->route()));
+  constexpr absl::string_view kPrompt = "\n";
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      const std::string text,
+      Generate(*model, Hooks(0, 0, nullptr), kPrompt, {.bytes = options_.generate_bytes, .seed = options_.seed}));
+  Print(absl::StrCat("generated text:\n", text));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::PrintDigests() {
+  optimizer_->SetAway(kLongestEvaluation);
+  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer_->Digests());
+  progress_.reset();
+  if (!is_first()) return absl::OkStatus();
+  out_ << "digest weights=" << digests.weights.ToHex() << " master=" << digests.master.ToHex()
+       << " state=" << digests.first_moment.ToHex() << digests.second_moment.ToHex() << " step=" << optimizer_->step()
+       << std::endl;
+  return absl::OkStatus();
+}
+
+void Trainer::Print(const std::string& line) {
+  if (progress_ != nullptr) progress_->Print(line);
+}
+
+}  // namespace shardstep

@@ -1,0 +1,90 @@
+#ifndef SHARDSTEP_TOOLS_TRAIN_TRAINER_H_
+#define SHARDSTEP_TOOLS_TRAIN_TRAINER_H_
+
+#include <cstdint>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <vector>
+
+#include "shardstep/comm/communicator.h"
+#include "shardstep/comm/rendezvous.h"
+#include "shardstep/comm/status.h"
+#include "shardstep/runtime/sharded_optimizer.h"
+#include "shardstep/tools/train/corpus.h"
+#include "shardstep/tools/train/model.h"
+#include "shardstep/tools/train/progress.h"
+#include "shardstep/tools/train/train_options.h"
+
+namespace shardstep {
+
+/// One rank of a training run: the model computes gradients, the sharded optimizer does the rest. Every rank makes one
+/// and runs it on one thread; rank 0 alone prints and writes records.
+class Trainer {
+ public:
+  /// Collective. Makes the model and the optimizer, and fills the weights: from the newest whole checkpoint when
+  /// options.resume is set and there is one, else initial ones. `options`, `corpus`, `rendezvous` and `out` outlive the
+  /// trainer.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainOptions& options, const Corpus& corpus,
+                                                         Rendezvous& rendezvous,
+                                                         std::unique_ptr<Communicator> communicator, std::ostream& out,
+                                                         bool is_terminal);
+
+  /// Collective. Trains to the end of the schedule or to options.stop_after, evaluates, saves, generates text, and
+  /// prints the digest line.
+  absl::Status Run();
+
+  /// Ends the job of all ranks.
+  void Abort(const absl::Status& reason) { optimizer_->Abort(reason.ToString()); }
+
+ private:
+  /// A step between Step and FinishStep: what this rank knows of it.
+  struct StepInFlight {
+    std::vector<double> losses;  // of this rank's micro-batches, in order
+    int64_t forward_ns = 0;
+    int64_t backward_ns = 0;
+    int64_t duration_ns = 0;  // from its first micro-step to the call of Step
+  };
+
+  Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, std::ostream& out,
+          bool is_terminal);
+  absl::Status Start(std::unique_ptr<Communicator> communicator);
+  absl::Status LoadOrInitialize();
+  absl::Status CheckCallerState(const std::string& saved);
+  /// What must be equal for a resumed run to continue as if it had not stopped, one line per field.
+  std::string CallerState() const;
+
+  bool is_first() const { return rendezvous_.rank() == 0; }
+  absl::Status TrainStep(int64_t step);
+  absl::Status MicroStep(int64_t step, int64_t micro_step, StepInFlight* in_flight);
+  ParameterHooks<Bf16> Hooks(int64_t step, int64_t micro_batch, int64_t* backward_begin_ns);
+  absl::Status FinishStep();
+  /// Collective. The sum of `count` numbers that ranks took turns at, in their order: the same bits at every number of
+  /// ranks. `mine` are those of this rank.
+  absl::StatusOr<double> SumInOrder(absl::string_view what, const std::vector<double>& mine, int64_t count,
+                                    absl::Duration deadline);
+  absl::Status Report(const StepRecord& record, const StepInFlight& step, double loss);
+  absl::Status Evaluate();
+  absl::Status Save();
+  absl::Status GenerateText();
+  absl::Status PrintDigests();
+  void Print(const std::string& line);
+
+  const TrainOptions& options_;
+  const Corpus& corpus_;
+  Rendezvous& rendezvous_;
+  std::ostream& out_;
+  std::unique_ptr<ProgressLine> progress_;  // rank 0
+  std::ofstream records_;                   // rank 0
+  std::unique_ptr<Model<Bf16>> model_;
+  std::unique_ptr<ShardedOptimizer> optimizer_;
+  std::vector<uint8_t> windows_;  // of one micro-batch
+  std::optional<StepInFlight> in_flight_;
+  int64_t first_step_ = 0;  // the step that this run started after
+  int64_t run_begin_ns_ = 0;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_TOOLS_TRAIN_TRAINER_H_
