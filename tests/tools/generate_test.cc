@@ -21,7 +21,7 @@ class GenerateTest : public ::testing::Test {
   absl::StatusOr<std::string> Sample(absl::string_view prompt, const GenerateOptions& options) {
     return Generate(*model_, parameters_.hooks(), prompt, options);
   }
-  std::unique_ptr<Model<Bf16>> model_ = *Model<Bf16>::Create(kTiny, 1, MatmulRoute::kFp32);
+  std::unique_ptr<Model<Bf16>> model_ = MustCreate<Bf16>(kTiny, 1, MatmulRoute::kFp32);
   OwnedParameters<Bf16> parameters_ = TypicalParameters(kTiny);
 };
 

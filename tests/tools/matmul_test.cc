@@ -12,7 +12,10 @@ namespace shardstep {
 namespace {
 
 template <typename Operand>
-class MatmulTest : public ::testing::Test {};
+class MatmulTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_TRUE(SetComputeThreads(1).ok()); }
+};
 using Operands = ::testing::Types<Bf16, float, double>;
 TYPED_TEST_SUITE(MatmulTest, Operands);
 

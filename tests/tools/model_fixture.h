@@ -1,8 +1,11 @@
 #ifndef SHARDSTEP_TESTS_TOOLS_MODEL_FIXTURE_H_
 #define SHARDSTEP_TESTS_TOOLS_MODEL_FIXTURE_H_
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -52,6 +55,15 @@ struct OwnedParameters {
   std::string failing_event;
   int failing_parameter = -1;
 };
+
+/// Models in tests use one thread: bits depend on the number, and idle OpenMP threads spin.
+template <typename Storage>
+std::unique_ptr<Model<Storage>> MustCreate(const ModelConfig& config, int64_t sequences, MatmulRoute route) {
+  EXPECT_TRUE(SetComputeThreads(1).ok());
+  auto model = Model<Storage>::Create(config, sequences, route);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return *std::move(model);
+}
 
 /// A value in [-1, 1), a pure function of its arguments.
 inline double Noise(uint64_t seed, uint64_t stream, uint64_t counter) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "shardstep/tests/tools/model_fixture.h"
+#include "shardstep/tests/tools/naive_gpt.h"
 
 namespace shardstep {
 namespace {
@@ -17,13 +18,6 @@ using ::testing::HasSubstr;
 constexpr ModelConfig kTiny{.layers = 2, .width = 12, .heads = 3, .context = 7};
 constexpr ModelConfig kSmall{.layers = 2, .width = 64, .heads = 2, .context = 33};
 constexpr int64_t kSequences = 3;
-
-template <typename Storage>
-std::unique_ptr<Model<Storage>> MustCreate(const ModelConfig& config, int64_t sequences, MatmulRoute route) {
-  auto model = Model<Storage>::Create(config, sequences, route);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return *std::move(model);
-}
 
 double RelativeError(const std::vector<Bf16>& actual, const std::vector<double>& expected) {
   double error = 0;
@@ -233,22 +227,24 @@ TEST_P(ModelRouteTest, ANanWeightMakesTheLossNan) {
   }
 }
 
-// Logits of every prefix of a window give the window's loss: the prediction of a byte sees no later byte.
-TEST(ModelTest, NextByteLogitsGiveTheLossPrefixByPrefix) {
+// Also: the prediction of a byte sees no later byte, and the loss is that of the bytes that follow.
+TEST(ModelTest, LogitsAndLossAreThoseOfANaiveGpt) {
   OwnedParameters<double> parameters = Widened(kTiny, TypicalParameters(kTiny));
   const auto model = MustCreate<double>(kTiny, 2, MatmulRoute::kFp32);
   const std::vector<uint8_t> window = RandomWindows(kTiny, 1, 12);
+  const std::vector<Vector> expected = NaiveLogits(kTiny, parameters.weights, {window.begin(), window.end() - 1});
   double sum = 0;
   for (int64_t i = 1; i <= kTiny.context; ++i) {
     std::vector<double> logits(kVocabulary);
     ASSERT_TRUE(
         model->NextByteLogits(absl::MakeConstSpan(window).subspan(0, i), parameters.hooks(), absl::MakeSpan(logits))
             .ok());
+    EXPECT_THAT(logits, ::testing::Pointwise(::testing::DoubleNear(1e-12), expected[i - 1])) << i;
     double total = 0;
-    for (const double logit : logits) total += std::exp(logit);
-    sum += std::log(total) - logits[window[i]];
+    for (const double logit : expected[i - 1]) total += std::exp(logit);
+    sum += std::log(total) - expected[i - 1][window[i]];
   }
-  EXPECT_NEAR(sum / kTiny.context, *model->Evaluate(window, parameters.hooks()), 1e-12);
+  EXPECT_NEAR(*model->Evaluate(window, parameters.hooks()), sum / kTiny.context, 1e-12);
 }
 
 TEST(ModelTest, RefusesWrongSizesByName) {
