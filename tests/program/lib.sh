@@ -1,0 +1,39 @@
+# Sourced by the program tests. Arguments of each: SOURCE_DIR BINARY_DIR.
+set -euo pipefail
+source_dir=$1
+binary_dir=$2
+train=$binary_dir/tools/train/shardstep_train
+reference=$binary_dir/tests/program/reference_trainer
+mpirun=$source_dir/deploy/mpirun.sh
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Some hundred kilobytes of text that every clone has.
+corpus=$work/corpus.txt
+cat "$source_dir"/*/*.h "$source_dir"/*/*.cc "$source_dir"/docs/*.md >"$corpus"
+
+# A model that takes seconds.
+shape=(--layers 2 --heads 2 --context 32 --sequences 2 --evaluate_windows 8)
+small=(--data "$corpus" "${shape[@]}" --width 64)
+
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+# digest COMMAND...: the last line it prints, which must be a digest line.
+digest() {
+  local output
+  output=$("$@" 2>&1) || fail "$* ended with $?: $output"
+  output=$(tail -n 1 <<<"$output")
+  case $output in digest\ weights=*) ;; *) fail "$* ended with '$output'" ;; esac
+  printf '%s\n' "$output"
+}
+
+# expect WANTED GOT WHAT
+expect() {
+  [ "$1" = "$2" ] || fail "$3
+  expected $1
+  got      $2"
+  echo "same bits: $3"
+}
