@@ -69,4 +69,10 @@ std::vector<MemoryAccess> Accesses(const UpdateArgs& args) {
   return list.Take();
 }
 
+std::vector<MemoryAccess> Accesses(const ZeroArgs& args) {
+  AccessList list;
+  list.Whole(args.gradient.data(), static_cast<int64_t>(args.gradient.size() * sizeof(Bf16)), /*write=*/true);
+  return list.Take();
+}
+
 }  // namespace shardstep

@@ -73,6 +73,11 @@ struct UpdateArgs {
   const UpdateScalars* scalars = nullptr;
 };
 
+/// Zeroes gradients that nobody wrote, or that are to be added to.
+struct ZeroArgs {
+  absl::Span<Bf16> gradient;
+};
+
 /// One range that a launch reads or writes.
 struct MemoryAccess {
   const void* begin = nullptr;
@@ -84,6 +89,7 @@ struct MemoryAccess {
 /// the poisoned-memory tests go by.
 std::vector<MemoryAccess> Accesses(const ReduceArgs& args);
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args);
+std::vector<MemoryAccess> Accesses(const ZeroArgs& args);
 
 /// The arithmetic of a step on one kind of device. Launches are stream-ordered; what the arguments point to must live
 /// until the stream has passed them, spans and this object included. Threads: any; launches of several streams may run
@@ -94,6 +100,7 @@ class ShardKernels {
   virtual ~ShardKernels() = default;
   virtual absl::Status Reduce(const ReduceArgs& args, Stream& stream) = 0;
   virtual absl::Status Update(const UpdateArgs& args, Stream& stream) = 0;
+  virtual absl::Status Zero(const ZeroArgs& args, Stream& stream) = 0;
   /// What the arithmetic was compiled for, to show: "AVX3".
   virtual absl::string_view target() const { return "unnamed"; }
 };

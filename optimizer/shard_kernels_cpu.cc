@@ -76,6 +76,13 @@ class CpuShardKernels : public ShardKernels {
     return Enqueue("update", stream, [this, args] { return RunUpdate(args); });
   }
 
+  absl::Status Zero(const ZeroArgs& args, Stream& stream) override {
+    return Enqueue("zero", stream, [args] {
+      std::fill(args.gradient.begin(), args.gradient.end(), Bf16());
+      return absl::OkStatus();
+    });
+  }
+
   absl::string_view target() const override { return block_kernels_.target; }
 
  private:

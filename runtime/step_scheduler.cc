@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 
@@ -287,7 +286,9 @@ absl::Status StepScheduler::AwaitWritable(int p) {
     bucket_writable_[b] = true;
   }
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
-  if (gradients_[p] == GradientState::kUnknown && r_.options->accumulate_gradients) ZeroGradient(p);
+  if (gradients_[p] == GradientState::kUnknown && r_.options->accumulate_gradients) {
+    SHARDSTEP_RETURN_IF_ERROR(ZeroGradient(p));
+  }
   gradients_[p] = GradientState::kWritable;
   return absl::OkStatus();
 }
@@ -315,19 +316,16 @@ absl::Status StepScheduler::FillMissing() {
   for (int p = 0; p < r_.layout->parameter_count(); ++p) {
     if (gradients_[p] == GradientState::kReady) continue;
     SHARDSTEP_RETURN_IF_ERROR(AwaitWritable(p));
-    ZeroGradient(p);
+    SHARDSTEP_RETURN_IF_ERROR(ZeroGradient(p));
     SHARDSTEP_RETURN_IF_ERROR(MarkReady(p));
   }
   return absl::OkStatus();
 }
 
-void StepScheduler::ZeroGradient(int p) {
-  Bf16* data = r_.communicator->gradients().as<Bf16>() + r_.layout->arena_begin_element(p);
-  const int64_t size_bytes = r_.layout->elements(p) * static_cast<int64_t>(sizeof(Bf16));
-  r_.caller->Enqueue("ZeroGradient", [data, size_bytes] {
-    std::memset(static_cast<void*>(data), 0, size_bytes);
-    return absl::OkStatus();
-  });
+absl::Status StepScheduler::ZeroGradient(int p) {
+  Bf16* arena = r_.communicator->gradients().as<Bf16>();
+  return r_.kernels->Zero({absl::MakeSpan(arena + r_.layout->arena_begin_element(p), r_.layout->elements(p))},
+                          *r_.caller);
 }
 
 absl::Status StepScheduler::AwaitPublished(int b) {

@@ -65,7 +65,7 @@ class StepScheduler {
   absl::Status AwaitWritable(int p);
   absl::Status MarkReady(int p);
   absl::Status FillMissing();
-  void ZeroGradient(int p);
+  absl::Status ZeroGradient(int p);
   absl::Status AwaitPublished(int b);
 
   absl::Status Issue(int first, int last);

@@ -153,6 +153,11 @@ absl::Status RecorderKernels::Update(const UpdateArgs& args, Stream& stream) {
   return absl::OkStatus();
 }
 
+absl::Status RecorderKernels::Zero(const ZeroArgs& args, Stream& stream) {
+  AsRecorder(stream).Append("Zero", Accesses(args));
+  return absl::OkStatus();
+}
+
 // ---- RecorderCommunicator ------------------------------------------------------------------------------------------
 
 RecorderCommunicator::RecorderCommunicator(Recording* recording, RecorderWorld* world, int rank,

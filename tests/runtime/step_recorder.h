@@ -86,6 +86,7 @@ class RecorderKernels : public ShardKernels {
  public:
   absl::Status Reduce(const ReduceArgs& args, Stream& stream) override;
   absl::Status Update(const UpdateArgs& args, Stream& stream) override;
+  absl::Status Zero(const ZeroArgs& args, Stream& stream) override;
 };
 
 /// What the ranks of a recorded job share: one weight arena, or one per rank, and every rank's gradients.
