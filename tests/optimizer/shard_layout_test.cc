@@ -21,7 +21,10 @@ constexpr int64_t kBlock = 1024;
 
 std::vector<ParameterSpec> Specs(const std::vector<int64_t>& sizes) {
   std::vector<ParameterSpec> specs;
-  for (const int64_t size : sizes) specs.push_back({.name = absl::StrCat("p", specs.size()), .shape = {size}});
+  for (const int64_t size : sizes) {
+    const int p = static_cast<int>(specs.size());
+    specs.push_back({.name = absl::StrCat("p", p), .shape = {size}, .group = p % 3});
+  }
   return specs;
 }
 
