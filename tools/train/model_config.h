@@ -19,9 +19,9 @@ inline constexpr int64_t kMlpExpansion = 4;
 /// and a GELU MLP, a final LayerNorm, an untied head.
 struct ModelConfig {
   int64_t layers = 4;
-  int64_t width = 256;  ///< a multiple of heads
-  int64_t heads = 4;
-  int64_t context = 128;  ///< bytes that a prediction can see
+  int64_t width = 192;  ///< a multiple of heads
+  int64_t heads = 3;
+  int64_t context = 64;  ///< bytes that a prediction can see
 
   int64_t head_width() const { return width / heads; }
 };
