@@ -1,0 +1,35 @@
+# Headers, libraries, programs and the CMake package, with the targets Shardstep::shardstep and Shardstep::mpi.
+include(CMakePackageConfigHelpers)
+include(cmake/headers.cmake)
+
+set(libraries
+  shardstep_proto shardstep_vocabulary shardstep_comm shardstep_optimizer shardstep_options shardstep_checkpoint
+  shardstep_runtime)
+set(headers ${SHARDSTEP_HEADERS})
+if(SHARDSTEP_WITH_MPI)
+  list(APPEND libraries shardstep_mpi)
+  list(APPEND headers ${SHARDSTEP_MPI_HEADERS})
+  set_target_properties(shardstep_mpi PROPERTIES EXPORT_NAME mpi)
+endif()
+set_target_properties(shardstep_runtime PROPERTIES EXPORT_NAME shardstep)
+
+foreach(header IN LISTS headers)
+  cmake_path(GET header PARENT_PATH room)
+  install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/shardstep/${room})
+endforeach()
+foreach(message IN LISTS SHARDSTEP_MESSAGES)
+  install(FILES ${SHARDSTEP_GENERATED_DIR}/shardstep/proto/${message}.pb.h proto/${message}.proto
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/shardstep/proto)
+endforeach()
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/Shardstep)
+install(TARGETS ${libraries} EXPORT ShardstepTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT ShardstepTargets NAMESPACE Shardstep:: DESTINATION ${package_dir})
+configure_package_config_file(cmake/ShardstepConfig.cmake.in ${PROJECT_BINARY_DIR}/ShardstepConfig.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/ShardstepConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/ShardstepConfig.cmake ${PROJECT_BINARY_DIR}/ShardstepConfigVersion.cmake
+  DESTINATION ${package_dir})
+if(TARGET shardstep_train)
+  install(TARGETS shardstep_train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
