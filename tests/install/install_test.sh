@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Usage: tests/install/install_test.sh SOURCE_DIR BUILD_DIR
-# Installs the built tree elsewhere, builds the trainer beside this script against it, and runs it on two ranks.
+# Installs the built tree elsewhere, builds the trainer beside this script against it, and runs it on RANKS ranks
+# (environment, default 2).
 set -euo pipefail
 source_dir=$1
 build_dir=$2
+ranks=${RANKS:-2}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 cmake --install "$build_dir" --prefix "$scratch/prefix" >/dev/null
 cmake -S "$source_dir/tests/install" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$scratch/prefix" -DCMAKE_BUILD_TYPE=Release
 cmake --build "$scratch/build"
-"$source_dir/deploy/mpirun.sh" 2 "$scratch/build/quadratic" | tee "$scratch/output"
+"$source_dir/deploy/mpirun.sh" "$ranks" "$scratch/build/quadratic" | tee "$scratch/output"
 
-# The same weights on both ranks, and both ranks there.
-[ "$(grep -c '^rank [01] of 2: weights [0-9a-f]\{32\}$' "$scratch/output")" -eq 2 ]
+# All ranks there, with the same weights.
+[ "$(grep -c "^rank [0-9]* of $ranks: weights [0-9a-f]\{32\}\$" "$scratch/output")" -eq "$ranks" ]
 [ "$(sed 's/.*weights //' "$scratch/output" | sort -u | wc -l)" -eq 1 ]
