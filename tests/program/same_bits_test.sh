@@ -27,3 +27,18 @@ for micro_batches in 12 11; do
       "stopped at 2 processes after step 9, resumed at $after, $micro_batches micro-batches"
   done
 done
+
+# K1: killed without warning somewhere after its first checkpoint, then resumed at another number of ranks.
+job=("${small[@]}" --steps 60 --warmup_steps 4 --max_norm 0.5 --poison_step 7 --micro_batches 6)
+wanted=$(digest "$reference" "${job[@]}")
+checkpoints=(--checkpoint_dir "$work/killed" --checkpoint_interval 5)
+"$mpirun" 2 "$train" "${job[@]}" "${checkpoints[@]}" >"$work/killed.log" 2>&1 &
+launcher=$!
+for _ in $(seq 600); do
+  [ -n "$(find "$work/killed" -path '*/step-*/MANIFEST' 2>/dev/null)" ] && break
+  sleep 0.05
+done
+pkill -KILL -f -- "--checkpoint_dir $work/killed" || fail "there was nothing to kill: $(cat "$work/killed.log")"
+wait "$launcher" && fail "mpirun ended well although its ranks were killed"
+expect "$wanted" "$(digest "$mpirun" 3 "$train" "${job[@]}" "${checkpoints[@]}" --resume)" \
+  "killed at 2 processes, resumed at 3"

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <string>
@@ -324,6 +325,25 @@ TEST(ShardedOptimizer, AnAbsentRankIsNamed) {
     EXPECT_FALSE(status.ok());
     EXPECT_THAT(Message(status), HasSubstr("2"));
     named = true;
+  });
+}
+
+// A rank that says it is away (an evaluation, say) trips nobody's deadline.
+TEST(ShardedOptimizer, ARankMayBeAwayLongerThanTheDeadline) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
+    OptimizerOptions options;
+    options.wait_deadline = absl::Milliseconds(200);
+    const auto optimizer = MakeOptimizer(rendezvous, options, kPair);
+    InitializeToOnes(*optimizer);
+    if (rendezvous.rank() == 1) {
+      optimizer->SetAway(absl::Minutes(1));
+      std::this_thread::sleep_for(std::chrono::milliseconds(700));
+      optimizer->SetAway(absl::ZeroDuration());
+    }
+    ASSERT_TRUE(optimizer->EndMicroStep().ok());
+    ASSERT_TRUE(optimizer->Step({.learning_rate = 0.1}).ok());
+    const auto record = optimizer->FinishStep();
+    EXPECT_TRUE(record.ok()) << record.status();
   });
 }
 
