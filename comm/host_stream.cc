@@ -74,7 +74,7 @@ void ThreadStream::WorkerLoop() {
   while (true) {
     if (!running_ && !queue_.empty()) {
       RunFirst(lock);
-    } else if (ending_ && queue_.empty() && !running_) {
+    } else if (ending_) {
       return;
     } else {
       work_ready_.wait(lock.lock());

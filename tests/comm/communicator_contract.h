@@ -36,7 +36,7 @@ class CommunicatorContract : public testing::TestWithParam<ContractBackend> {
  protected:
   using Body = std::function<void(Communicator&, Rendezvous&)>;
 
-  static constexpr absl::Duration kLong = absl::Minutes(5);
+  static constexpr absl::Duration kLong = absl::Minutes(1);
   static constexpr absl::Duration kShort = absl::Milliseconds(150);
   /// Uneven, one empty, with a gap before the last.
   static std::vector<BucketExtent> Buckets(int world_size) {

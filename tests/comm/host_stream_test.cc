@@ -1,6 +1,7 @@
 #include "shardstep/comm/host_stream.h"
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <memory>
 #include <thread>
@@ -135,6 +136,33 @@ TEST(ThreadStreamTest, SynchronizeRunsNothingBehindItsEvent) {
   EXPECT_TRUE(stream.Synchronize(first).ok());  // would hang if it ran "blocked"
   release.set_value();
   EXPECT_TRUE(Drain(stream).ok());
+}
+
+TEST(ThreadStreamTest, WhatIsQueuedWhileABlockedThreadRunsAnItemIsNotForgotten) {
+  for (int round = 0; round < 100; ++round) {
+    ThreadStream stream;
+    std::promise<void> started;
+    std::promise<void> release;
+    std::promise<void> second_ran;
+    std::thread blocked([&] {
+      stream.Enqueue("first", [&] {
+        started.set_value();
+        release.get_future().wait();
+        return absl::OkStatus();
+      });
+      EXPECT_TRUE(stream.Synchronize(stream.Record()).ok());
+    });
+    started.get_future().wait();
+    // `blocked` has recorded its event by now only if it runs the item; otherwise it waits for both, which is fine.
+    stream.Enqueue("second", [&] {
+      second_ran.set_value();
+      return absl::OkStatus();
+    });
+    release.set_value();
+    const auto outcome = second_ran.get_future().wait_for(std::chrono::seconds(20));
+    blocked.join();
+    ASSERT_EQ(outcome, std::future_status::ready) << "round " << round;
+  }
 }
 
 TEST(ThreadStreamTest, ManyThreadsSynchronizeAtOnce) {
