@@ -7,7 +7,9 @@ ranks=$1
 shift
 options=(--oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
 [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
-# A rank's standard output is always a terminal of mpirun's own making; whether one stands behind it is known here only.
-[ -t 1 ] && export SHARDSTEP_TERMINAL=1 || export SHARDSTEP_TERMINAL=0
+# A rank's standard output is always a terminal of mpirun's own making; whether one stands behind it is known out here
+# only, and to a caller that pipes this script's output to one.
+[ -n "${SHARDSTEP_TERMINAL:-}" ] || { [ -t 1 ] && SHARDSTEP_TERMINAL=1 || SHARDSTEP_TERMINAL=0; }
+export SHARDSTEP_TERMINAL
 options+=(-x SHARDSTEP_TERMINAL)
 exec mpirun "${options[@]}" -n "$ranks" "$@"
