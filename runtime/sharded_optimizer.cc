@@ -69,8 +69,8 @@ class ShardedOptimizer::Impl {
 
   ~Impl() {
     // Work in flight may wait for ranks that will never come; end it before its memory goes.
-    if (scheduler_ != nullptr && !scheduler_->Settle("destruction").ok()) {
-      communicator_->Abort(absl::CancelledError("the optimizer was destroyed while a step was in flight"));
+    if (scheduler_ != nullptr && !(scheduler_->idle() && scheduler_->Settle("destruction").ok())) {
+      communicator_->Abort(absl::CancelledError("the optimizer was destroyed inside a step"));
     }
   }
   Impl(const Impl&) = delete;

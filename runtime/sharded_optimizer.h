@@ -61,6 +61,7 @@ class ShardedOptimizer {
   /// What Create would allocate, without allocating. The same validation.
   static absl::StatusOr<MemoryEstimate> EstimateMemory(const OptimizerOptions& options,
                                                        std::vector<ParameterSpec> parameters, int world_size);
+  /// Inside a step it ends the job as Abort does.
   ~ShardedOptimizer();
   ShardedOptimizer(const ShardedOptimizer&) = delete;
   ShardedOptimizer& operator=(const ShardedOptimizer&) = delete;

@@ -346,11 +346,16 @@ absl::Status StepScheduler::Settle(absl::string_view call) {
   return Healthy();
 }
 
+bool StepScheduler::idle() const { return !in_flight_ && BetweenSteps(); }
+
+bool StepScheduler::BetweenSteps() const {
+  return micro_step_ == 0 && std::all_of(gradients_.begin(), gradients_.end(),
+                                         [](GradientState state) { return state == GradientState::kUnknown; });
+}
+
 absl::Status StepScheduler::SetMicroSteps(int64_t micro_steps) {
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
-  const bool gradients_began = std::any_of(gradients_.begin(), gradients_.end(),
-                                           [](GradientState state) { return state == GradientState::kReady; });
-  if (micro_step_ != 0 || gradients_began) return absl::FailedPreconditionError("SetMicroSteps: inside a step");
+  if (!BetweenSteps()) return absl::FailedPreconditionError("SetMicroSteps: inside a step");
   if (micro_steps < 1) {
     return absl::InvalidArgumentError(absl::StrCat("SetMicroSteps: micro_steps = ", micro_steps, " must be positive"));
   }

@@ -53,6 +53,8 @@ class StepScheduler {
   /// FailedPrecondition, naming `call`, while a step is in flight; the sticky error, if any; else every rank's weights
   /// of the last step are here.
   absl::Status Settle(absl::string_view call);
+  /// Between steps: the last one is finished and no gradient of the next one was asked for.
+  bool idle() const;
   /// True once an update failed half-way.
   bool torn() const { return torn_; }
 
@@ -60,6 +62,8 @@ class StepScheduler {
   enum class GradientState : char { kUnknown, kWritable, kReady };
 
   absl::Status Healthy();
+  /// No gradient of the next step was asked for yet.
+  bool BetweenSteps() const;
   absl::Status CheckParameter(int p, absl::string_view call) const;
   void BeginMicroStep();
   absl::Status AwaitWritable(int p);

@@ -308,6 +308,23 @@ TEST(ShardedOptimizer, AbortEndsEveryRank) {
   EXPECT_EQ(ended, 2);
 }
 
+TEST(ShardedOptimizer, DestructionInsideAStepEndsEveryRankAtOnce) {
+  const auto begin = std::chrono::steady_clock::now();
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
+    const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
+    InitializeToOnes(*optimizer);
+    ASSERT_TRUE(optimizer->GradientWritable(1).ok());
+    ASSERT_TRUE(optimizer->GradientReady(1).ok());
+    if (rendezvous.rank() == 1) return;
+    ASSERT_TRUE(optimizer->EndMicroStep().ok());
+    const absl::Status stepped = optimizer->Step({.learning_rate = 0.1});
+    const absl::Status status = stepped.ok() ? optimizer->FinishStep().status() : stepped;
+    EXPECT_THAT(Message(status), HasSubstr("destroyed inside a step"));
+  });
+  // Far below the deadline of a minute: nobody waited for it.
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+}
+
 TEST(ShardedOptimizer, AnAbsentRankIsNamed) {
   std::atomic<bool> named = false;
   RunRankThreads(3, [&](Rendezvous& rendezvous) {
