@@ -59,8 +59,8 @@ std::vector<Knob> Knobs() {
     for (const std::string bad : {"nan", "inf", "-1", "-1e-300", "1e39"}) group(factor, bad, false);
     for (const std::string good : {"0", "1", "1e38"}) group(factor, good, true);
   }
-  for (const std::string bad : {"nan", "inf", "-inf", "-1", "0", "1e39", "2592001"}) {
-    knobs.push_back({"wait_deadline_seconds: " + bad, "wait_deadline_seconds = "});
+  for (const std::string bad : {"nan", "inf", "-inf", "-1", "0", "1e+39", "2592001"}) {
+    knobs.push_back({"wait_deadline_seconds: " + bad, "wait_deadline_seconds = " + bad});
   }
   knobs.push_back({"wait_deadline_seconds: 0.001", ""});
   const auto integer = [&](const std::string& field, const std::string& smallest, const std::string& below,

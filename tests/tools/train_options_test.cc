@@ -40,8 +40,8 @@ const std::vector<Knob>& Knobs() {
   static const auto* knobs = new std::vector<Knob>{
       {"data.path", {""}, {"x"}},
       {"model.layers", {"0", "1001"}, {"1", "1000"}},
-      {"model.width", {"0", "65537", "255"}, {"4", "65536"}},
-      {"model.heads", {"0", "257", "3"}, {"1", "256"}},
+      {"model.width", {"0", "65537", "256"}, {"3", "65535"}},
+      {"model.heads", {"0", "193", "5"}, {"1", "192"}},
       {"model.context", {"0", "65537"}, {"1", "65536"}},
       {"schedule.steps", {"0", "1099511627777", "49"}, {"50", "1099511627776"}},
       {"schedule.micro_batches", {"0", "16777217"}, {"1", "16777216"}},
@@ -62,6 +62,7 @@ const std::vector<Knob>& Knobs() {
       {"run.compute_threads", {"0", "1025"}, {"1", "1024"}},
       {"run.stop_after", {"0", "1"}, {}},
       {"run.records", {""}, {"x"}},
+      {"run.poison_step", {"0"}, {"1"}},
       {"optimizer.bucket_bytes", {"0"}, {"1"}},
       {"optimizer.update_threads", {"1025"}, {"0"}},
       {"optimizer.micro_steps", {"1", "0"}, {}},
@@ -93,7 +94,7 @@ TEST(TrainOptionsTest, X1EveryKnobIsRefusedByNameOrTaken) {
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << knob.path << " = " << value;
       // The schedule's end is named by the warm-up that does not fit into it.
       const std::string name = knob.path == "schedule.steps" && value == "49" ? "schedule.warmup_steps" : knob.path;
-      EXPECT_THAT(std::string(status.message()), HasSubstr(name == "model.heads" && value == "3" ? "heads" : name));
+      EXPECT_THAT(std::string(status.message()), HasSubstr(name == "model.heads" && value == "5" ? "heads" : name));
     }
     for (const std::string& value : knob.good) {
       EXPECT_TRUE(ReadSetting(knob.path + "=" + value).ok()) << ReadSetting(knob.path + "=" + value).status();
