@@ -311,13 +311,15 @@ TEST(ShardKernelsTest, LaunchesAreOrderedByTheStreamAndReadScalarsWhenTheyRun) {
   ReduceReference(expected.Reduce());
   UpdateReference(expected.Update());
   ThreadStream stream;
+  // Both before the first launch: they share the list of slices.
   const ReduceArgs reduce = actual.Reduce();
+  const UpdateArgs update = actual.Update();
   ASSERT_TRUE(kernels->Reduce(reduce, stream).ok());
   stream.Enqueue("decide", [&] {
     actual.scalars.scale = 2.0f;
     return absl::OkStatus();
   });
-  ASSERT_TRUE(kernels->Update(actual.Update(), stream).ok());
+  ASSERT_TRUE(kernels->Update(update, stream).ok());
   ASSERT_TRUE(stream.Synchronize(stream.Record()).ok());
   EXPECT_TRUE(SameResults(actual, expected));
 }
