@@ -52,10 +52,12 @@ class ErrorNorms {
 }  // namespace
 
 Bf16 RandomGradient(uint64_t seed, int64_t source, int64_t element) {
-  constexpr int64_t kMean = int64_t{1} << 30;  // 2^-10, in units of 2^-40
+  // 32 random bits cover the whole of it: its width is 2^-8, in units of 2^-40.
+  constexpr auto kSmallest = static_cast<int64_t>(kSmallestGradient * 0x1p40);
+  static_assert((kLargestGradient - kSmallestGradient) * 0x1p40 == 0x1p32);
   const auto random = static_cast<int64_t>(RandomBits(seed, source, element) >> 32);
   // fp32 and then bf16 round to coarser multiples of the same unit.
-  return ToBf16(static_cast<float>(random - kMean) * 0x1p-40f);
+  return ToBf16(static_cast<float>(random + kSmallest) * 0x1p-40f);
 }
 
 std::vector<SumErrors> ComputeAccumulationErrors(const Gradients& gradients, int64_t elements, int64_t max_count) {

@@ -12,8 +12,10 @@ namespace shardstep {
 /// The gradient of micro-batch (or rank) `source` for `element`.
 using Gradients = std::function<Bf16(int64_t source, int64_t element)>;
 
-/// Random gradients with a common mean: uniform in [-1, 3) times 2^-10, rounded to bf16. A pure function of (seed,
-/// source, element). All are multiples of 2^-40 of at most 3 * 2^-10, so up to 2^21 of them a double adds exactly.
+/// Random gradients with a common mean: uniform between these two, rounded to bf16. A pure function of (seed, source,
+/// element). All are multiples of 2^-40 of at most 3 * 2^-10, so up to 2^21 of them a double adds exactly.
+inline constexpr double kSmallestGradient = -0x1p-10;
+inline constexpr double kLargestGradient = 3 * 0x1p-10;
 Bf16 RandomGradient(uint64_t seed, int64_t source, int64_t element);
 
 /// Relative errors ||sum - exact|| / ||exact||, Euclidean norms over all elements.

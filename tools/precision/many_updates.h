@@ -26,7 +26,7 @@ struct ManyUpdatesOptions {
   int64_t stochastic_weights = 256;  ///< how many weights with random numbers of their own; the first is shown
   uint64_t seed = 1;
 };
-/// Up to here the exact weight is a multiple of 2^-44 below 2^7, for the inputs of OneUpdate, and so a double.
+/// Up to here the exact weight is a double: with the default UpdateInputs a multiple of 2^-44 below 2^7.
 inline constexpr int64_t kMaxUpdateSteps = 1'000'000;
 
 struct ManyUpdates {

@@ -12,8 +12,8 @@ struct UpdateInputs {
   double learning_rate = 0.1;
 };
 
-/// One update of a bf16 weight. Every field holds its value exactly, provided that the weight is in [2^-6, 2^8) and the
-/// update in [2^-20, 1): then all of it are multiples of 2^-60 below 2^-7, or fp32 values.
+/// One update of a bf16 weight. Every field holds its value exactly, provided that the weight is in [2^-6, 2) and the
+/// update in [2^-20, 1): then `exact` is a multiple of 2^-51 below 2, which a double holds.
 struct OneUpdate {
   Bf16 weight;             ///< nearest to the written weight
   Bf16 below, above;       ///< its neighbours

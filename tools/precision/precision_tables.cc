@@ -60,10 +60,10 @@ void AppendManyUpdates(const ManyUpdates& updates, std::string* text) {
 }
 
 void AppendSums(const std::vector<SumErrors>& sums, absl::string_view count, std::string* text) {
-  absl::StrAppendFormat(text, "  %16s  %12s  %12s  %12s  %12s  %18s\n", count, "exact mean", "bf16 mean", "bf16 error",
-                        "fp32 error", "fp32 rounded once");
+  absl::StrAppendFormat(text, "  %16s  %12s  %12s  %12s  %12s  %12s\n", count, "exact mean", "bf16 mean", "bf16 error",
+                        "fp32 error", "once to bf16");
   for (const SumErrors& sum : sums) {
-    absl::StrAppendFormat(text, "  %16d  %12.6f  %12.6f  %12.3g  %12.3g  %18.3g\n", sum.count, sum.exact_mean,
+    absl::StrAppendFormat(text, "  %16d  %12.6f  %12.6f  %12.3g  %12.3g  %12.3g\n", sum.count, sum.exact_mean,
                           sum.bf16_mean, sum.bf16, sum.fp32, sum.fp32_then_bf16);
   }
 }
@@ -71,9 +71,9 @@ void AppendSums(const std::vector<SumErrors>& sums, absl::string_view count, std
 void AppendAllSums(const PrecisionResults& results, std::string* text) {
   absl::StrAppendFormat(
       text,
-      "\n(c) Sums of random bf16 gradients with a common mean, %d elements: the mean sum, and relative\n"
-      "    L2 errors. bf16 is rounded at every addition; fp32 is kept, or rounded to bf16 once\n",
-      results.options.elements);
+      "\n(c) Sums of random bf16 gradients, uniform from %.3g to %.3g: relative L2 errors\n"
+      "    over %d elements. bf16 is rounded at every addition; fp32 is kept, or rounded once to bf16\n",
+      kSmallestGradient, kLargestGradient, results.options.elements);
   AppendSums(results.micro_gradient_sums, "micro-gradients", text);
   absl::StrAppend(text, "\n    The same over ranks: a ring whose messages are bf16, and fp32 in rank order\n");
   AppendSums(results.rank_sums, "ranks", text);
