@@ -89,8 +89,8 @@ class Communicator {
   /// Later work on `stream` may read all weights of `bucket` as of `step`.
   virtual absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) = 0;
 
-  /// Ends every present and future wait of all ranks with Aborted naming this rank and `reason`. Idempotent: the first
-  /// reason of the job wins.
+  /// Ends every present and future wait of all ranks with Aborted naming this rank and `reason`, whose CauseOf is that
+  /// of `reason`. Idempotent: the first reason of the job wins.
   virtual void Abort(const absl::Status& reason) = 0;
   /// OK, or why the communicator is dead.
   virtual absl::Status AsyncStatus() const = 0;

@@ -1,7 +1,5 @@
 #include "shardstep/comm/rendezvous.h"
 
-#include <utility>
-
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 
@@ -9,16 +7,18 @@ namespace shardstep {
 namespace {
 
 std::string Encode(const absl::Status& status) {
-  return absl::StrCat(static_cast<int>(status.code()), ":", status.message());
+  return absl::StrCat(static_cast<int>(status.code()), ":", static_cast<int>(CauseOf(status)), ":", status.message());
 }
 
 absl::Status Decode(absl::string_view text, int rank) {
-  const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits(':', 1));
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits(':', 2));
   int code = 0;
-  if (!absl::SimpleAtoi(parts.first, &code)) {
+  int cause = 0;
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &code) || !absl::SimpleAtoi(parts[1], &cause)) {
     return absl::InternalError(absl::StrCat("rank ", rank, " sent no status: ", text));
   }
-  return Annotate(absl::Status(static_cast<absl::StatusCode>(code), parts.second), absl::StrCat("rank ", rank));
+  const absl::Status status(static_cast<absl::StatusCode>(code), parts[2]);
+  return Annotate(WithCause(status, static_cast<absl::StatusCode>(cause)), absl::StrCat("rank ", rank));
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace shardstep {
 /// How ranks exchange small host bytes beside the data path: at creation, for digests, handles and manifests; never
 /// inside a step. Implementations: inproc/thread_rendezvous.h, mpi/mpi_rendezvous.h.
 ///
-/// Collective: every rank makes the same calls in the same order. One thread per rank at a time.
+/// Collective, but for Fail: every rank makes the same calls in the same order. One thread per rank at a time.
 class Rendezvous {
  public:
   virtual ~Rendezvous() = default;
@@ -25,10 +25,18 @@ class Rendezvous {
   /// ranks when they meet with different `what`. After an error the rendezvous stays failed.
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(absl::string_view what, absl::string_view bytes,
                                                                   absl::Duration deadline) = 0;
+
+  /// Not collective. Ends every present and future AllGatherBytes of all ranks with Aborted naming this rank and
+  /// `reason` ("rank 2 failed: ..."), whose CauseOf is that of `reason`: at once, not by their deadlines, whatever
+  /// meeting they are in. Does not wait. Idempotent: a rank that has failed already, or knows that another has, keeps
+  /// the error it has; when ranks fail at the same moment, others may get the reason of either. Thread rule of
+  /// AllGatherBytes: never while another thread of this rank is in it.
+  virtual void Fail(const absl::Status& reason) = 0;
 };
 
 /// Collective. OK on every rank only when every rank passed OK; otherwise each rank gets the error of the lowest
-/// failing rank, which it names ("rank 2: ..."). What a collective operation ends with when a rank may fail alone.
+/// failing rank, with its code and cause, which it names ("rank 2: ..."). What a collective operation ends with when a
+/// rank may fail alone.
 absl::Status AgreeOnStatus(Rendezvous& rendezvous, absl::string_view what, const absl::Status& mine,
                            absl::Duration deadline);
 

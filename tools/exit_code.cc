@@ -3,7 +3,7 @@
 namespace shardstep {
 
 ExitCode ExitCodeOf(const absl::Status& status, Phase phase) {
-  switch (status.code()) {
+  switch (CauseOf(status)) {
     case absl::StatusCode::kOk:
       return ExitCode::kOk;
     case absl::StatusCode::kInvalidArgument:

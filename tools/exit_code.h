@@ -24,7 +24,8 @@ enum class Phase {
   kRun,          ///< stepping, evaluating, saving
 };
 
-/// An OK status gives kOk in every phase.
+/// By the cause of `status` (CauseOf): a rank that another one ended exits as that one did. An OK status gives kOk in
+/// every phase.
 ExitCode ExitCodeOf(const absl::Status& status, Phase phase);
 
 }  // namespace shardstep

@@ -64,6 +64,12 @@ class ThreadRendezvousGroup::State {
     return failure_;
   }
 
+  void FailAs(int rank, const absl::Status& reason) {
+    MutexLock lock(&mutex_);
+    if (!failure_.ok()) return;
+    Fail(AbortedBy(rank, CauseOf(reason), absl::StrCat("failed: ", reason.message()))).IgnoreError();
+  }
+
  private:
   absl::Status Arrive(Round& round, int rank, absl::string_view what, absl::string_view bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -104,6 +110,7 @@ class ThreadRendezvous : public Rendezvous {
                                                           absl::Duration deadline) override {
     return state_->Gather(rank_, what, bytes, deadline);
   }
+  void Fail(const absl::Status& reason) override { state_->FailAs(rank_, reason); }
 
  private:
   const int rank_;

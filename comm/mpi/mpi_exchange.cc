@@ -19,10 +19,18 @@ struct Header {
   uint64_t round = 0;
   uint64_t what_bytes = 0;
   uint64_t payload_bytes = 0;  // tag and bytes
-  uint64_t failed = 0;         // this rank takes part in nothing any more; `reason` says why
+  uint32_t failed = 0;         // this rank takes part in nothing any more; `reason` says why
+  int32_t cause = 0;           // of the failure: absl::StatusCode
   char reason[480] = "";
 };
 static_assert(sizeof(Header) == 512);
+
+absl::Status FailureOf(int rank, const Header& header) {
+  return AbortedBy(rank, static_cast<absl::StatusCode>(header.cause), absl::StrCat("failed: ", header.reason));
+}
+
+// Failures that end everything overtake the messages of rounds, hence a tag of their own.
+constexpr int FailureTag(int message_tag) { return message_tag + 1; }
 
 }  // namespace
 
@@ -78,6 +86,9 @@ absl::StatusOr<std::vector<std::string>> MpiExchange::Gather(absl::string_view w
   SHARDSTEP_RETURN_IF_ERROR(Start(what, bytes));
   PollingPause pause;
   while (true) {
+    const absl::Status heard = HearFailure(comm_, message_tag_);
+    heard_failure_ = absl::IsAborted(heard);
+    SHARDSTEP_RETURN_IF_ERROR(heard);
     std::vector<int> absent;
     for (size_t rank = 0; rank < peers_.size(); ++rank) {
       if (peers_[rank] == nullptr) continue;
@@ -127,9 +138,7 @@ absl::Status MpiExchange::SendTo(int rank, const std::string& payload, Peer& pee
 
 absl::Status MpiExchange::ReceivePayload(int rank, Peer& peer) {
   const Header& header = peer.received;
-  if (header.failed != 0) {
-    return absl::AbortedError(absl::StrCat("rank ", rank, " failed: ", header.reason));
-  }
+  if (header.failed != 0) return FailureOf(rank, header);
   if (header.round != round_ || header.what_bytes > header.payload_bytes) {
     return absl::InternalError(
         absl::StrCat("rendezvous: rank ", rank, " sent round ", header.round, " in round ", round_));
@@ -185,22 +194,36 @@ absl::StatusOr<std::vector<std::string>> MpiExchange::Finish(absl::string_view w
   return all;
 }
 
-void MpiExchange::AnnounceFailure(MPI_Comm comm, int message_tag, const absl::Status& failure) {
+void MpiExchange::AnnounceFailure(MPI_Comm comm, int message_tag, Reach reach, const absl::Status& failure) {
+  const int tag = reach == Reach::kEverything ? FailureTag(message_tag) : message_tag;
   int rank = 0;
   int size = 0;
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
   auto* header = new Header;  // in MPI's hands for good: nobody waits for these messages
   header->failed = 1;
+  header->cause = static_cast<int32_t>(CauseOf(failure));
   const std::string reason(failure.message());
   std::strncpy(header->reason, reason.c_str(), sizeof(header->reason) - 1);
   for (int peer = 0; peer < size; ++peer) {
     if (peer == rank) continue;
     MPI_Request request = MPI_REQUEST_NULL;
-    if (MPI_Isend(header, sizeof(Header), MPI_BYTE, peer, message_tag, comm, &request) == MPI_SUCCESS) {
+    if (MPI_Isend(header, sizeof(Header), MPI_BYTE, peer, tag, comm, &request) == MPI_SUCCESS) {
       MPI_Request_free(&request);
     }
   }
+}
+
+absl::Status MpiExchange::HearFailure(MPI_Comm comm, int message_tag) {
+  const int tag = FailureTag(message_tag);
+  int there = 0;
+  MPI_Status message;
+  SHARDSTEP_RETURN_IF_ERROR(MpiStatus(MPI_Iprobe(MPI_ANY_SOURCE, tag, comm, &there, &message), "MPI_Iprobe"));
+  if (there == 0) return absl::OkStatus();
+  Header header;
+  SHARDSTEP_RETURN_IF_ERROR(MpiStatus(
+      MPI_Recv(&header, sizeof(Header), MPI_BYTE, message.MPI_SOURCE, tag, comm, MPI_STATUS_IGNORE), "MPI_Recv"));
+  return FailureOf(message.MPI_SOURCE, header);
 }
 
 }  // namespace shardstep

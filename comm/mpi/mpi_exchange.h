@@ -28,7 +28,7 @@ class PollingPause {
 };
 
 /// One all-gather over a communicator whose errors are returned. An object serves one round; every rank makes one with
-/// the same `round`, and a later round has a larger number.
+/// the same `round`, and a later round has a larger number. Uses `message_tag` and the next one.
 class MpiExchange {
  public:
   MpiExchange(MPI_Comm comm, int message_tag, uint64_t round);
@@ -37,13 +37,21 @@ class MpiExchange {
   MpiExchange(const MpiExchange&) = delete;
   MpiExchange& operator=(const MpiExchange&) = delete;
 
-  /// Every rank's bytes, by rank. Errors as in Rendezvous::AllGatherBytes; a peer that has failed is named with its
-  /// reason.
+  /// Every rank's bytes, by rank. Errors as in Rendezvous::AllGatherBytes. Aborted names a peer that has failed and
+  /// its reason.
   absl::StatusOr<std::vector<std::string>> Gather(absl::string_view what, absl::string_view bytes,
                                                   absl::Duration deadline);
+  /// Gather ended because a peer announced a failure with kEverything, which all have been told of.
+  bool heard_failure() const { return heard_failure_; }
+
+  /// Whom a failure of this rank ends. kRounds: a peer that waits for this rank in a later round, so that all who are
+  /// in the same round end it alike. kEverything: every peer's present round too.
+  enum class Reach { kRounds, kEverything };
 
   /// Tells every peer that this rank takes part in nothing any more. Does not wait.
-  static void AnnounceFailure(MPI_Comm comm, int message_tag, const absl::Status& failure);
+  static void AnnounceFailure(MPI_Comm comm, int message_tag, Reach reach, const absl::Status& failure);
+  /// OK, or Aborted from a peer that announced a failure with kEverything; tells of each one once. Does not wait.
+  static absl::Status HearFailure(MPI_Comm comm, int message_tag);
 
  private:
   struct Peer;
@@ -59,6 +67,7 @@ class MpiExchange {
   const int message_tag_;
   const uint64_t round_;
   int rank_ = 0;
+  bool heard_failure_ = false;
   std::unique_ptr<std::string> payload_;      ///< what every peer is sent: the tag's length is in the header
   std::vector<std::unique_ptr<Peer>> peers_;  ///< by rank; null for this one
 };

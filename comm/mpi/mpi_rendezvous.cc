@@ -77,8 +77,10 @@ class MpiRendezvous::Impl {
   ~Impl() {
     int finalized = 0;
     MPI_Finalized(&finalized);
+    if (finalized != 0) return;
+    Listen();
     // Both calls below may wait for ranks that have failed or will not come any more.
-    if (finalized != 0 || !failure_.ok()) return;
+    if (!failure_.ok()) return;
     MPI_Comm_free(&comm_);
     if (finalize_) MPI_Finalize();
   }
@@ -95,18 +97,39 @@ class MpiRendezvous::Impl {
     absl::StatusOr<std::vector<std::string>> all = exchange.Gather(what, bytes, deadline);
     if (!all.ok()) {
       failure_ = all.status();
-      MpiExchange::AnnounceFailure(comm_, kMessageTag, failure_);
+      all_are_told_ = exchange.heard_failure();
+      if (!all_are_told_) {
+        MpiExchange::AnnounceFailure(comm_, kMessageTag, MpiExchange::Reach::kRounds, failure_);
+      }
     }
     return all;
   }
 
+  void Fail(const absl::Status& reason) {
+    Listen();
+    if (all_are_told_) return;
+    all_are_told_ = true;
+    // A rank that has failed before keeps its error, but peers may still be in a meeting that it had reached.
+    if (failure_.ok()) {
+      failure_ = AbortedBy(rank_, CauseOf(reason), absl::StrCat("failed: ", reason.message()));
+    }
+    MpiExchange::AnnounceFailure(comm_, kMessageTag, MpiExchange::Reach::kEverything, reason);
+  }
+
  private:
+  void Listen() {
+    if (!failure_.ok()) return;
+    failure_ = MpiExchange::HearFailure(comm_, kMessageTag);
+    all_are_told_ = absl::IsAborted(failure_);
+  }
+
   MPI_Comm comm_;
   const bool finalize_;
   int rank_ = 0;
   int world_size_ = 0;
   uint64_t round_ = 0;
   absl::Status failure_;
+  bool all_are_told_ = false;  // of a failure that ends everything, by this rank or by another
 };
 
 absl::StatusOr<std::unique_ptr<MpiRendezvous>> MpiRendezvous::Create(absl::Duration deadline) {
@@ -129,5 +152,7 @@ absl::StatusOr<std::vector<std::string>> MpiRendezvous::AllGatherBytes(absl::str
                                                                        absl::Duration deadline) {
   return impl_->Gather(what, bytes, deadline);
 }
+
+void MpiRendezvous::Fail(const absl::Status& reason) { impl_->Fail(reason); }
 
 }  // namespace shardstep

@@ -27,6 +27,7 @@ class MpiRendezvous : public Rendezvous {
   int world_size() const override;
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(absl::string_view what, absl::string_view bytes,
                                                           absl::Duration deadline) override;
+  void Fail(const absl::Status& reason) override;
 
  private:
   class Impl;

@@ -64,6 +64,7 @@ struct JobControl::Memory {
   WaitWord reduced_word;
   alignas(kCacheLineBytes) std::atomic<int32_t> abort_state;
   int32_t abort_rank;
+  int32_t abort_cause;  // absl::StatusCode
   char abort_reason[1024];
 };
 
@@ -83,6 +84,7 @@ void JobControl::Abort(int rank, const absl::Status& reason) const {
   if (memory_->abort_state.compare_exchange_strong(expected, Memory::kWritingReason)) {
     const std::string text(reason.message());
     memory_->abort_rank = rank;
+    memory_->abort_cause = static_cast<int32_t>(CauseOf(reason));
     std::strncpy(memory_->abort_reason, text.c_str(), sizeof(memory_->abort_reason) - 1);
     memory_->abort_state.store(Memory::kAborted);
   }
@@ -98,7 +100,8 @@ absl::Status JobControl::AbortStatus() const {
     state = memory_->abort_state.load();
   }
   if (state == Memory::kWritingReason) return absl::AbortedError("a rank aborted and ended before it said why");
-  return absl::AbortedError(absl::StrCat("rank ", memory_->abort_rank, " aborted: ", memory_->abort_reason));
+  return AbortedBy(memory_->abort_rank, static_cast<absl::StatusCode>(memory_->abort_cause),
+                   absl::StrCat("aborted: ", memory_->abort_reason));
 }
 
 void JobControl::SetAway(int rank, absl::Duration duration) const {

@@ -17,7 +17,7 @@
 
 namespace shardstep {
 
-inline constexpr int kControlLayout = 1;
+inline constexpr int kControlLayout = 2;
 inline constexpr size_t kCacheLineBytes = 64;
 
 /// What sleepers of one purpose sleep on. `sequence` changes whenever they are to look again.
@@ -60,7 +60,7 @@ class JobControl {
 
   /// The first call of the job wins. Wakes those who wait for a small all-reduce.
   void Abort(int rank, const absl::Status& reason) const;
-  /// OK, or Aborted naming the rank and its reason.
+  /// OK, or Aborted naming the rank and its reason, with that reason's cause.
   absl::Status AbortStatus() const;
 
   void SetAway(int rank, absl::Duration duration) const;

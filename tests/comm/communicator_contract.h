@@ -292,27 +292,28 @@ TEST_P(CommunicatorContract, DeadlinesNameTheAbsentRanks) {
 TEST_P(CommunicatorContract, AbortFromAnotherThreadEndsEveryWaitOfEveryRank) {
   RunAllocated(kLong, [](Communicator& communicator, Rendezvous& rendezvous) {
     const int last = communicator.world_size() - 1;
-    const std::string message = absl::StrCat("rank ", last, " aborted: out of coffee");
+    const absl::Status aborted = AbortedBy(last, absl::StatusCode::kResourceExhausted, "aborted: out of coffee");
     EXPECT_TRUE(communicator.AsyncStatus().ok());
     std::thread aborter;
     if (communicator.rank() == last) {
       aborter = std::thread([&] {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
-        communicator.Abort(absl::InternalError("out of coffee"));
+        communicator.Abort(absl::ResourceExhaustedError("out of coffee"));
       });
     }
     const absl::Status waiting = Await([&](Stream& s) { return communicator.AwaitSlices(0, 0, s); });
     if (aborter.joinable()) aborter.join();
-    EXPECT_EQ(waiting, absl::AbortedError(message));
-    EXPECT_EQ(communicator.AsyncStatus(), absl::AbortedError(message));
+    EXPECT_EQ(waiting, aborted);
+    EXPECT_EQ(waiting.message(), absl::StrCat("rank ", last, " aborted: out of coffee"));
+    EXPECT_EQ(CauseOf(waiting), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(communicator.AsyncStatus(), aborted);
     Meet(rendezvous);
     communicator.Abort(absl::InternalError("a later reason"));
     Meet(rendezvous);
     SmallReduction reduction;
-    EXPECT_EQ(Await([&](Stream& s) { return communicator.AllReduceSmall(&reduction, s); }),
-              absl::AbortedError(message));
+    EXPECT_EQ(Await([&](Stream& s) { return communicator.AllReduceSmall(&reduction, s); }), aborted);
     // Even what has arrived: after an abort nothing is to be relied upon.
-    EXPECT_EQ(Await([&](Stream& s) { return communicator.AwaitPublished(0, 0, s); }), absl::AbortedError(message));
+    EXPECT_EQ(Await([&](Stream& s) { return communicator.AwaitPublished(0, 0, s); }), aborted);
   });
 }
 

@@ -64,6 +64,12 @@ TEST_F(ControlTest, AbsentRanksAreThoseBehindTheValue) {
   EXPECT_TRUE(row.AllReached(4));
 }
 
+TEST_F(ControlTest, AnAbortPassesOnTheFirstCauseOfItsReason) {
+  job_.Abort(1, AbortedBy(2, absl::StatusCode::kDataLoss, "failed: chunk 3: bad"));
+  job_.Abort(0, absl::InternalError("late"));
+  EXPECT_EQ(job_.AbortStatus(), AbortedBy(1, absl::StatusCode::kDataLoss, "aborted: rank 2 failed: chunk 3: bad"));
+}
+
 TEST_F(ControlTest, AwayLastsUntilItsBoundOrTheReturn) {
   constexpr int64_t kSecond = 1'000'000'000;
   EXPECT_EQ(job_.LastAwayNs(kSecond), 0);

@@ -71,6 +71,13 @@ TYPED_TEST(HostStreamTest, AnItemWithoutNameAddsNothingToItsError) {
   EXPECT_EQ(Drain(stream), absl::AbortedError("rank 1 aborted"));
 }
 
+TYPED_TEST(HostStreamTest, AnErrorKeepsItsCause) {
+  TypeParam stream;
+  stream.Enqueue("exchange", [] { return AbortedBy(1, absl::StatusCode::kResourceExhausted, "failed: disk full"); });
+  EXPECT_EQ(Drain(stream).message(), "exchange: rank 1 failed: disk full");
+  EXPECT_EQ(CauseOf(Drain(stream)), absl::StatusCode::kResourceExhausted);
+}
+
 TYPED_TEST(HostStreamTest, WaitOrdersAfterAnotherStreamsEventAndTakesOverItsError) {
   ThreadStream producer;
   TypeParam consumer;

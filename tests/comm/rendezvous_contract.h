@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "shardstep/comm/rank_list.h"
@@ -110,6 +111,64 @@ TEST_P(RendezvousContract, RanksAgreeOnTheErrorOfTheLowestFailingRank) {
     EXPECT_EQ(AgreeOnStatus(rendezvous, "load", mine, kLong),
               absl::DataLossError(absl::StrCat("rank ", lowest, ": shard-", lowest, ": chunk 3: bad")));
     EXPECT_TRUE(AgreeOnStatus(rendezvous, "still usable", absl::OkStatus(), kLong).ok());
+  });
+}
+
+TEST_P(RendezvousContract, RanksAgreeOnTheCauseToo) {
+  Run([](Rendezvous& rendezvous, Rendezvous&) {
+    const absl::Status mine = AbortedBy(7, absl::StatusCode::kDataLoss, "failed: bad");
+    const absl::Status agreed = AgreeOnStatus(rendezvous, "load", mine, kLong);
+    EXPECT_EQ(agreed, Annotate(mine, "rank 0"));
+    EXPECT_EQ(CauseOf(agreed), absl::StatusCode::kDataLoss);
+  });
+}
+
+TEST_P(RendezvousContract, FailEndsThePresentAndFutureMeetingsOfAllRanks) {
+  Run([](Rendezvous& rendezvous, Rendezvous& meeting) {
+    const int last = rendezvous.world_size() - 1;
+    const absl::Status failed = AbortedBy(last, absl::StatusCode::kResourceExhausted, "failed: disk full");
+    if (rendezvous.rank() == last) {
+      absl::SleepFor(absl::Milliseconds(50));
+      rendezvous.Fail(absl::ResourceExhaustedError("disk full"));
+      rendezvous.Fail(absl::InternalError("a second reason of one rank"));
+    } else {
+      const absl::Status waiting = rendezvous.AllGatherBytes("save", "", absl::Minutes(1)).status();
+      EXPECT_EQ(waiting, failed);
+      EXPECT_EQ(waiting.message(), absl::StrCat("rank ", last, " failed: disk full"));
+      EXPECT_EQ(CauseOf(waiting), absl::StatusCode::kResourceExhausted);
+    }
+    Meet(meeting);
+    rendezvous.Fail(absl::InternalError("a later reason"));
+    EXPECT_EQ(rendezvous.AllGatherBytes("next", "", absl::Minutes(1)).status(), failed);
+    EXPECT_EQ(rendezvous.AllGatherBytes("another", "", absl::Minutes(1)).status(), failed);
+  });
+}
+
+TEST_P(RendezvousContract, FailReachesRanksThatHaveNotEnteredAMeeting) {
+  Run([](Rendezvous& rendezvous, Rendezvous& meeting) {
+    if (rendezvous.rank() == 0) rendezvous.Fail(absl::DataLossError("shard-0: bad"));
+    Meet(meeting);
+    if (rendezvous.rank() == rendezvous.world_size() - 1) rendezvous.Fail(absl::InternalError("a later reason"));
+    const absl::Status status =
+        rendezvous.AllGatherBytes(absl::StrCat("at ", rendezvous.rank()), "", absl::Minutes(1)).status();
+    EXPECT_EQ(status, AbortedBy(0, absl::StatusCode::kDataLoss, "failed: shard-0: bad"));
+  });
+}
+
+// Ranks that wait for another one look no more at the rank that fails: it has been at their meeting already.
+TEST_P(RendezvousContract, FailReachesRanksThatWaitForAThirdOne) {
+  Run([](Rendezvous& rendezvous, Rendezvous& meeting) {
+    const int rank = rendezvous.rank();
+    const bool is_failing = rank == rendezvous.world_size() - 1;
+    if (rank == 0) Meet(meeting);
+    const absl::Duration deadline = is_failing ? absl::Milliseconds(200) : absl::Minutes(1);
+    const absl::Status status = rendezvous.AllGatherBytes("save", "", deadline).status();
+    if (is_failing) rendezvous.Fail(status);
+    if (rank != 0) Meet(meeting);
+    if (rendezvous.world_size() > 1) {
+      EXPECT_THAT(std::string(status.message()), testing::EndsWith("rank 0 did not arrive within 200ms"));
+      EXPECT_EQ(CauseOf(status), absl::StatusCode::kDeadlineExceeded);
+    }
   });
 }
 

@@ -42,5 +42,13 @@ TEST(ExitCodeTest, AMissingFileIsBadDataOnlyWhenItIsTheData) {
   EXPECT_EQ(Code(absl::NotFoundError(""), Phase::kSetup), 74);
 }
 
+TEST(ExitCodeTest, ARankThatAnotherOneEndedExitsAsThatOne) {
+  const auto ended_by = [](absl::StatusCode code) { return Annotate(AbortedBy(2, code, "failed: reason"), "save"); };
+  EXPECT_EQ(Code(ended_by(absl::StatusCode::kResourceExhausted), Phase::kRun), 74);
+  EXPECT_EQ(Code(ended_by(absl::StatusCode::kDataLoss), Phase::kSetup), 65);
+  EXPECT_EQ(Code(ended_by(absl::StatusCode::kInvalidArgument), Phase::kSetup), 78);
+  EXPECT_EQ(Code(ended_by(absl::StatusCode::kAborted), Phase::kRun), 75);
+}
+
 }  // namespace
 }  // namespace shardstep
