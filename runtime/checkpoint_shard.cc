@@ -36,16 +36,17 @@ SafetensorsHeader ShardHeader(const Manifest& manifest, int rank, int world_size
 // Collects bytes into chunks; each is hashed and written as a whole.
 class ChunkWriter {
  public:
-  ChunkWriter(DurableFile file, int64_t chunk_bytes) : file_(std::move(file)) {
-    chunk_.reserve(static_cast<size_t>(chunk_bytes));
+  ChunkWriter(DurableFile file, int64_t chunk_bytes)
+      : file_(std::move(file)), chunk_bytes_(static_cast<size_t>(chunk_bytes)) {
+    chunk_.reserve(chunk_bytes_);
   }
 
   absl::Status Append(absl::Span<const char> bytes) {
     while (!bytes.empty()) {
-      const size_t count = std::min(bytes.size(), chunk_.capacity() - chunk_.size());
+      const size_t count = std::min(bytes.size(), chunk_bytes_ - chunk_.size());
       chunk_.insert(chunk_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(count));
       bytes.remove_prefix(count);
-      if (chunk_.size() == chunk_.capacity()) SHARDSTEP_RETURN_IF_ERROR(Flush());
+      if (chunk_.size() == chunk_bytes_) SHARDSTEP_RETURN_IF_ERROR(Flush());
     }
     return absl::OkStatus();
   }
@@ -69,6 +70,7 @@ class ChunkWriter {
   }
 
   DurableFile file_;
+  const size_t chunk_bytes_;  // not the capacity of chunk_, which may be larger
   std::vector<char> chunk_;
   std::vector<uint64_t> hashes_;
   int64_t size_bytes_ = 0;

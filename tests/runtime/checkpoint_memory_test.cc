@@ -33,6 +33,9 @@ void CountedFree(void* pointer) {
 
 void* operator new(size_t size) { return CountedAllocate(size); }
 void* operator new[](size_t size) { return CountedAllocate(size); }
+// The sanitizers' own nothrow forms, which std::stable_sort's buffer comes from, would not call the two above.
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return CountedAllocate(size); }
+void* operator new[](size_t size, const std::nothrow_t&) noexcept { return CountedAllocate(size); }
 void operator delete(void* pointer) noexcept { CountedFree(pointer); }
 void operator delete[](void* pointer) noexcept { CountedFree(pointer); }
 void operator delete(void* pointer, size_t) noexcept { CountedFree(pointer); }
@@ -86,9 +89,27 @@ class CountingFileSystem : public FileSystem {
     largest_bytes = std::max(largest_bytes, static_cast<int64_t>(size));
     return FileSystem::Read(file, data, size, offset);
   }
+  ssize_t Write(int file, const void* data, size_t size) override {
+    write_bytes.push_back(static_cast<int64_t>(size));
+    return FileSystem::Write(file, data, size);
+  }
+  std::vector<int64_t> write_bytes;  // by call
   int64_t read_bytes = 0;
   int64_t largest_bytes = 0;
 };
+
+TEST(CheckpointMemoryTest, AShardIsWrittenInChunksOfTheSizeThatTheManifestNames) {
+  TemporaryDirectory directory;
+  CountingFileSystem file_system;
+  ExpectSaved(directory.path(),
+              {.parameters = {Spec("w", {5000})}, .chunk_bytes = 192, .file_systems = {&file_system}});
+  const int64_t shard_bytes =
+      static_cast<int64_t>(std::filesystem::file_size(directory / "step-000000000001/shard-0-of-1.safetensors"));
+  const auto whole_chunks = static_cast<size_t>(shard_bytes / 192);
+  ASSERT_GE(whole_chunks, size_t{3 * 5000 * 4 / 192});
+  ASSERT_GT(file_system.write_bytes.size(), whole_chunks);  // at least the manifest follows
+  for (size_t i = 0; i < whole_chunks; ++i) ASSERT_EQ(file_system.write_bytes[i], 192) << i;
+}
 
 TEST(CheckpointMemoryTest, EachRankReadsWhatItOwns) {
   // Whole buckets of blocks over four ranks; saved by one rank, so each of the four needs many places of one file.
