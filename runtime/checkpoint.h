@@ -59,9 +59,10 @@ absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& lay
 /// that the save chose, the manifest, and one shard's header.
 ///
 /// Collective and agreed: all ranks load the same step. A damaged checkpoint adds a line to `warnings` on every rank
-/// (step, file, chunk, why) and the next older one is tried. NotFound when none is whole; InvalidArgument lists every
-/// parameter and kind that is missing, unknown, reshaped or retyped; FailedPrecondition when the newest one needs a
-/// newer library. After an error the arrays hold an undefined mixture and must not be used. Padding is left alone.
+/// (step, file, chunk, why) and the next older one is tried. NotFound when there is none at all; DataLoss, naming the
+/// newest and why, when there are some and all are damaged; InvalidArgument lists every parameter and kind that is
+/// missing, unknown, reshaped or retyped; FailedPrecondition when the newest one needs a newer library. After an error
+/// the arrays hold an undefined mixture and must not be used. Padding is left alone.
 absl::StatusOr<CheckpointInfo> LoadCheckpoint(const std::string& directory, const ShardLayout& layout,
                                               absl::Span<const CheckpointArray> arrays, Rendezvous& rendezvous,
                                               const CheckpointPolicy& policy, std::vector<std::string>* warnings);

@@ -30,16 +30,19 @@ class Loader {
   absl::StatusOr<CheckpointInfo> Run(std::vector<std::string>* warnings) {
     SHARDSTEP_RETURN_IF_ERROR(Agree("directory", OpenDirectory()));
     SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, AgreedSteps());
+    if (steps.empty()) return absl::NotFoundError(absl::StrCat(path_, ": no checkpoint"));
+    std::string newest;  // why it is damaged
     for (const int64_t step : steps) {
       absl::StatusOr<CheckpointInfo> info = LoadStep(step);
       if (info.ok() || info.status().code() != absl::StatusCode::kDataLoss) return info;
+      if (step == steps.front()) newest = std::string(info.status().message());
       if (warnings != nullptr) {
         warnings->push_back(
             absl::StrCat(CheckpointDirectory::NameOf(step), " is damaged, passed over: ", info.status().message()));
       }
     }
-    return absl::NotFoundError(
-        absl::StrCat(path_, ": no whole checkpoint among ", steps.size(), steps.empty() ? "" : ", all damaged"));
+    return absl::DataLossError(
+        absl::StrCat(path_, ": no whole checkpoint among ", steps.size(), ", the newest is damaged: ", newest));
   }
 
  private:

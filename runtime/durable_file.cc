@@ -27,15 +27,25 @@ absl::StatusCode CodeOf(int error) {
     case EISDIR:
     case EBUSY:
       return absl::StatusCode::kPermissionDenied;
-    case EIO:
-      return absl::StatusCode::kDataLoss;
     case EINVAL:
     case ENAMETOOLONG:
       return absl::StatusCode::kInvalidArgument;
-    default:
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case EMLINK:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
       return absl::StatusCode::kResourceExhausted;
+    default:
+      return absl::StatusCode::kUnknown;
   }
 }
+
+// A read that fails so says that the bytes are lost: the device cannot give them back, or the file system has verified
+// them itself.
+bool IsLostBytes(int error) { return error == EIO || error == EBADMSG || error == EUCLEAN; }
 
 }  // namespace
 
@@ -96,7 +106,7 @@ absl::StatusOr<DurableFile> DurableFile::OpenFile(const std::string& name) const
   if (descriptor < 0) {
     const int error = errno;
     const absl::Status status = ErrnoStatus(error, "open", PathOf(name));
-    if (error != ENOENT && error != ELOOP && error != ENXIO) return status;
+    if (error != ENOENT && error != ELOOP && error != ENXIO && !IsLostBytes(error)) return status;
     return absl::DataLossError(status.message());
   }
   DurableFile file(file_system_, descriptor, PathOf(name));
@@ -122,7 +132,11 @@ absl::Status DurableFile::Read(int64_t offset, absl::Span<char> bytes) const {
   while (!bytes.empty()) {
     const ssize_t got = file_system_->Read(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "read", path_);
+    if (got < 0) {
+      const int error = errno;
+      const absl::Status status = ErrnoStatus(error, "read", path_);
+      return IsLostBytes(error) ? absl::DataLossError(status.message()) : status;
+    }
     if (got == 0) return absl::DataLossError(absl::StrCat(path_, ": ends at byte ", offset));
     offset += got;
     bytes.remove_prefix(static_cast<size_t>(got));

@@ -11,7 +11,8 @@
 
 namespace shardstep {
 
-/// The operating system's refusal as a status: "`operation` `path`: <errno text>".
+/// The operating system's refusal as a status: "`operation` `path`: <errno text>". Never DataLoss, which says that
+/// bytes failed verification: a device error (EIO) and whatever else has no code of its own are Unknown.
 absl::Status ErrnoStatus(int error, absl::string_view operation, absl::string_view path);
 
 /// An open file or directory, and its path for messages. Owns the descriptor; moved-from and default ones hold none.
@@ -29,12 +30,13 @@ class DurableFile {
   absl::StatusOr<DurableFile> OpenSubdirectory(const std::string& name) const;
   /// A new file to write; an existing name is refused.
   absl::StatusOr<DurableFile> CreateFile(const std::string& name) const;
-  /// To read. A missing file, a symbolic link and anything but a regular file are DataLoss.
+  /// To read. A missing file, a symbolic link, anything but a regular file and lost bytes as in Read are DataLoss.
   absl::StatusOr<DurableFile> OpenFile(const std::string& name) const;
 
   /// All of `bytes`, after EINTR and short counts too.
   absl::Status Write(absl::Span<const char> bytes);
-  /// Exactly bytes.size() bytes from `offset`; DataLoss when the file ends before.
+  /// Exactly bytes.size() bytes from `offset`; DataLoss when the file ends before, or when the device or the file
+  /// system says that the bytes are lost (EIO, EBADMSG, EUCLEAN).
   absl::Status Read(int64_t offset, absl::Span<char> bytes) const;
   absl::StatusOr<int64_t> SizeBytes() const;
   /// To disk. Tried once: after a failure the kernel may have dropped what could not be written.

@@ -17,8 +17,8 @@ static_assert(std::endian::native == std::endian::little, "the preamble is littl
 
 constexpr char kMagic[] = {'S', 'H', 'R', 'D', 'S', 'T', 'E', 'P'};
 // By bit; what docs/checkpoint_format.md reserves.
-constexpr std::array<absl::string_view, 6> kFeatureNames = {"split_master", "other_rules", "native_weights",
-                                                            "frozen",       "tied",        "reduced_state"};
+constexpr std::array<absl::string_view, 7> kFeatureNames = {"split_master", "other_rules",   "native_weights", "frozen",
+                                                            "tied",         "reduced_state", "sum_group"};
 constexpr char kStateDtype[] = "F32";
 constexpr char kMasterKind[] = "FP32";
 constexpr char kRule[] = "adamw";
@@ -133,6 +133,7 @@ absl::Status RequireFields(const proto::Checkpoint& message) {
 
 absl::StatusOr<Manifest> FromProto(proto::Checkpoint& message) {
   SHARDSTEP_RETURN_IF_ERROR(RequireFields(message));
+  if (message.has_sum_group()) return absl::DataLossError("sum_group without its feature flag");
   Manifest manifest;
   manifest.library_version = message.library_version();
   manifest.step = message.step();

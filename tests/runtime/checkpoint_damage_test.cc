@@ -1,7 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <filesystem>
+#include <utility>
 
 #include "checkpoint_test_model.h"
 #include "shardstep/proto/checkpoint.pb.h"
@@ -10,9 +12,12 @@
 namespace shardstep {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::AnyOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 const std::vector<ParameterSpec> kSmall = {Spec("w", {9})};
@@ -166,13 +171,50 @@ TEST_F(CheckpointDamageTest, DigestThatDiffersIsDamage) {
   ExpectFallsBack({"digest of first_moment"});
 }
 
-TEST_F(CheckpointDamageTest, AllDamagedIsNotFound) {
+// Not NotFound: a caller that then starts afresh would throw the run away.
+TEST_F(CheckpointDamageTest, AllDamagedIsDataLossThatNamesTheNewest) {
   SaveBoth(kSmall, 2);
-  std::filesystem::remove(NewFile("MANIFEST"));
+  WriteBytes(NewFile("MANIFEST"), "no manifest");
   std::filesystem::remove(directory_ / kOld + "/MANIFEST");
   for (const LoadOutcome& outcome : LoadOnAll(directory_.path(), 2, 1, kSmall)) {
-    EXPECT_EQ(outcome.status.code(), absl::StatusCode::kNotFound);
-    EXPECT_THAT(outcome.warnings, SizeIs(2));
+    EXPECT_EQ(outcome.status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(outcome.status.message()),
+                AllOf(HasSubstr("no whole checkpoint among 2, the newest is damaged"), HasSubstr(NewFile("MANIFEST")),
+                      HasSubstr("shorter than its preamble"), Not(HasSubstr(kOld))));
+    ASSERT_THAT(outcome.warnings, SizeIs(2));
+    EXPECT_THAT(outcome.warnings[0], HasSubstr(kNew));
+    EXPECT_THAT(outcome.warnings[1], HasSubstr(kOld));
+  }
+}
+
+// Bytes that the device cannot give back are as lost as bytes that differ: the older one is tried. Every other refusal
+// to read says nothing against the checkpoint.
+TEST_F(CheckpointDamageTest, UnreadableBytesAreDamageOtherRefusalsAreNot) {
+  class UnreadableFileSystem : public FileSystem {
+   public:
+    explicit UnreadableFileSystem(int error) : error_(error) {}
+    ssize_t Read(int file, void* data, size_t size, off_t offset) override {
+      if (std::exchange(sound_, true)) return FileSystem::Read(file, data, size, offset);
+      errno = error_;
+      return -1;
+    }
+
+   private:
+    const int error_;
+    bool sound_ = false;
+  };
+  SaveBoth(kSmall, 1);
+  UnreadableFileSystem unreadable(EIO);
+  const LoadOutcome older = LoadOnAll(directory_.path(), 1, 1, kSmall, {&unreadable})[0];
+  ASSERT_TRUE(older.status.ok()) << older.status;
+  EXPECT_TRUE(older.equal);
+  EXPECT_THAT(older.warnings, ElementsAre(AllOf(HasSubstr(kNew), HasSubstr("Input/output error"))));
+  for (const auto& [error, code] :
+       {std::pair(ENODEV, absl::StatusCode::kUnknown), std::pair(ENOMEM, absl::StatusCode::kResourceExhausted)}) {
+    UnreadableFileSystem refusing(error);
+    const LoadOutcome refused = LoadOnAll(directory_.path(), 1, 1, kSmall, {&refusing})[0];
+    EXPECT_EQ(refused.status.code(), code) << refused.status;
+    EXPECT_THAT(refused.warnings, SizeIs(0));
   }
 }
 
@@ -200,6 +242,9 @@ TEST_F(CheckpointDamageTest, K8FutureVersionAndUnknownFeatureAreRefusedByName) {
   WriteBytes(NewFile("MANIFEST"), SealManifest(message, 1, 1U << 3 | uint64_t{1} << 40));
   EXPECT_EQ(LoadStatus().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(LoadStatus().message()), HasSubstr("bit 3 (frozen), bit 40"));
+  WriteBytes(NewFile("MANIFEST"), SealManifest(message, 1, 1U << 6));
+  EXPECT_EQ(LoadStatus().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(LoadStatus().message()), HasSubstr("bit 6 (sum_group)"));
 }
 
 TEST_F(CheckpointDamageTest, K7RetypedIsNamed) {
@@ -251,6 +296,7 @@ TEST_F(CheckpointDamageTest, X4HostileManifests) {
       {"twice", [](auto& m) { *m.add_parameter() = m.parameter(0); }, "twice"},
       {"split", [](auto& m) { m.mutable_parameter(0)->set_master("SPLIT"); }, "feature flag"},
       {"tied", [](auto& m) { m.mutable_parameter(0)->set_tied_to("v"); }, "feature flag"},
+      {"sum group", [](auto& m) { m.set_sum_group(4); }, "sum_group without its feature flag"},
       {"kind dtype", [](auto& m) { m.mutable_kind(0)->set_dtype("BF16"); }, "dtype \"BF16\""},
       {"kind name", [](auto& m) { m.mutable_kind(0)->set_name("../x"); }, "bad name"},
       {"step", [](auto& m) { m.set_step(-1); }, "step"},
