@@ -5,10 +5,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "shardstep/tests/tools/model_fixture.h"
 #include "shardstep/tests/tools/naive_gpt.h"
+
+// The arrays of a model, and nothing else in this program, ask for aligned memory. Counted, and refused on demand.
+namespace {
+int64_t aligned_bytes = 0;
+bool refuse_aligned = false;
+}  // namespace
+
+void* operator new(size_t size, std::align_val_t alignment) {
+  const auto align = static_cast<size_t>(alignment);
+  aligned_bytes += static_cast<int64_t>(size);
+  void* memory = refuse_aligned ? nullptr : std::aligned_alloc(align, (size + align - 1) / align * align);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace shardstep {
 namespace {
@@ -263,6 +281,57 @@ TEST(ModelTest, RefusesWrongSizesByName) {
   ModelConfig config = kTiny;
   config.heads = 5;
   EXPECT_THAT(Model<Bf16>::Create(config, 1, MatmulRoute::kFp32).status().message(), HasSubstr("width: 12"));
+}
+
+TEST(ModelTest, WorkspaceBytesAreWhatIsAllocated) {
+  constexpr ModelConfig kDeepAndNarrow{.layers = 9, .width = 8, .heads = 4, .context = 5};
+  constexpr ModelConfig kLongContext{.layers = 1, .width = 16, .heads = 8, .context = 300};
+  constexpr ModelConfig kWide{.layers = 1, .width = 256, .heads = 1, .context = 2};
+  for (const ModelConfig& config : {kTiny, kSmall, kDeepAndNarrow, kLongContext, kWide}) {
+    for (const MatmulRoute route : {MatmulRoute::kFp32, FastestMatmulRoute()}) {
+      const int64_t before = aligned_bytes;
+      const auto model = MustCreate<Bf16>(config, kSequences, route);
+      // Three vectors of the model are not aligned arrays: a double and two bytes per row.
+      const auto allocated = static_cast<double>(aligned_bytes - before + kSequences * config.context * 10);
+      EXPECT_NEAR(static_cast<double>(*WorkspaceBytes(config, kSequences, route)), allocated, 0.01 * allocated)
+          << config.width << " " << MatmulRouteName(route);
+    }
+  }
+}
+
+// Sizes within the limits of every field, whose product no host has.
+TEST(ModelTest, MoreThanTheHostHasIsRefusedBeforeAnythingIsAllocated) {
+  const int64_t before = aligned_bytes;
+  const ModelConfig config{.context = 65536};
+  const int64_t bytes = *WorkspaceBytes(config, 65536, MatmulRoute::kFp32);
+  EXPECT_GT(bytes, int64_t{1} << 50);
+  const absl::Status status = Model<Bf16>::Create(config, 65536, MatmulRoute::kFp32).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("model: needs ", bytes, " bytes")));
+  EXPECT_EQ(aligned_bytes, before);
+}
+
+TEST(ModelTest, ProductsBeyondInt64AreRefusedByName) {
+  const int64_t before = aligned_bytes;
+  // 2^3 x 2^16 x 2^12 x 2^32 elements of 4 bytes: modulo 2^64 this is zero.
+  const ModelConfig config{.layers = 8, .width = 4096, .heads = 4096, .context = 65536};
+  for (const absl::Status& status : {WorkspaceBytes(config, 65536, MatmulRoute::kFp32).status(),
+                                     Model<Bf16>::Create(config, 65536, MatmulRoute::kFp32).status(),
+                                     Model<double>::Create(config, 65536, MatmulRoute::kFp32).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("attention probabilities"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("layers 8 x sequences 65536 x heads 4096 x context 65536"));
+  }
+  EXPECT_EQ(aligned_bytes, before);
+  EXPECT_THAT(WorkspaceBytes(kTiny, 0, MatmulRoute::kFp32).status().message(), HasSubstr("sequences: 0"));
+}
+
+TEST(ModelTest, MemoryThatTheSystemRefusesIsAnErrorNotAnException) {
+  refuse_aligned = true;
+  const absl::Status status = Model<Bf16>::Create(kTiny, 1, MatmulRoute::kFp32).status();
+  refuse_aligned = false;
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model: no memory for"));
 }
 
 }  // namespace

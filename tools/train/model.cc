@@ -1,10 +1,16 @@
 #include "shardstep/tools/train/model.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <new>
+#include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "shardstep/comm/host_memory.h"
 #include "shardstep/tools/train/layers.h"
 
 namespace shardstep {
@@ -174,20 +180,92 @@ class ModelImpl final : public Model<typename Route::Storage> {
   std::vector<double> losses_;            ///< [rows]
 };
 
+// Adds up arrays of the workspace; keeps the first product or sum that leaves int64.
+class WorkspaceSum {
+ public:
+  struct Factor {
+    absl::string_view name;
+    int64_t value;
+  };
+
+  void Add(absl::string_view part, int64_t element_bytes, std::initializer_list<Factor> factors) {
+    int64_t bytes = element_bytes;
+    bool overflow = false;
+    for (const Factor& factor : factors) overflow |= __builtin_mul_overflow(bytes, factor.value, &bytes);
+    overflow |= __builtin_add_overflow(bytes_, bytes, &bytes_);
+    if (!overflow || !status_.ok()) return;
+    status_ = absl::ResourceExhaustedError(
+        absl::StrCat("model: bytes of the ", part,
+                     " exceed 2^63: ", absl::StrJoin(factors, " x ", [](std::string* out, const Factor& f) {
+                       absl::StrAppend(out, f.name, " ", f.value);
+                     })));
+  }
+
+  absl::StatusOr<int64_t> Total() const {
+    if (!status_.ok()) return status_;
+    return bytes_;
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  absl::Status status_;
+};
+
+// What ModelImpl, LayerContext and the layers of `Route` allocate.
 template <typename Route>
-absl::StatusOr<std::unique_ptr<Model<typename Route::Storage>>> CreateModel(const ModelConfig& config,
-                                                                            int64_t sequences, MatmulRoute route) {
+absl::StatusOr<int64_t> RouteWorkspaceBytes(const ModelConfig& config, int64_t sequences) {
   SHARDSTEP_RETURN_IF_ERROR(ValidateModelConfig(config));
   constexpr int64_t kMaxSequences = 1 << 16;
   if (sequences < 1 || sequences > kMaxSequences) {
     return absl::InvalidArgumentError(absl::StrCat("sequences: ", sequences, " is not between 1 and ", kMaxSequences));
   }
-  auto model = std::make_unique<ModelImpl<Route>>(config, sequences, route);
-  SHARDSTEP_RETURN_IF_ERROR(model->Init());
-  return model;
+  constexpr int64_t kReal = sizeof(typename Route::Real);
+  constexpr int64_t kOperand = sizeof(typename Route::Operand);
+  constexpr int64_t kWidening = std::is_same_v<typename Route::Storage, typename Route::Operand> ? 0 : kOperand;
+  using Factor = WorkspaceSum::Factor;
+  const Factor layers{"layers", config.layers};
+  const Factor width{"width", config.width};
+  const Factor context{"context", config.context};
+  const Factor windows{"sequences", sequences};
+  const int64_t largest_row = std::max({kMlpExpansion * config.width, 3 * config.width, kVocabulary, config.context});
+  WorkspaceSum sum;
+  // Per block and row: attention_in_, qkv_out_, mixed_, mlp_in_, hidden_, slope_; middle_ and the residual.
+  sum.Add("activations", (6 + 2 * kMlpExpansion) * kOperand + 2 * kReal, {layers, windows, context, width});
+  sum.Add("attention probabilities", kOperand, {layers, windows, {"heads", config.heads}, context, context});
+  sum.Add("attention scores", kReal + kOperand, {layers, context, context});
+  // Per row of two layer norms in each block: mean and inverse deviation.
+  sum.Add("layer norms", 4 * kReal, {layers, windows, context});
+  // Per row: LayerContext's wide and narrow scratch, normalized_, gradient_, the first residual.
+  sum.Add("scratch", (kMlpExpansion + 1) * (kReal + kOperand) + kOperand + 2 * kReal, {windows, context, width});
+  sum.Add("logits", kReal + kOperand, {windows, context, {"vocabulary", kVocabulary}});
+  // Per row: the last layer norm, losses_, inputs_, targets_.
+  sum.Add("losses", 2 * kReal + int64_t{sizeof(double)} + 2, {windows, context});
+  sum.Add("weight gradient", kReal + kWidening, {width, {"largest row", largest_row}});
+  sum.Add("column sums", 2 * kMlpExpansion * kReal, {width});
+  return sum.Total();
+}
+
+template <typename Route>
+absl::StatusOr<std::unique_ptr<Model<typename Route::Storage>>> CreateModel(const ModelConfig& config,
+                                                                            int64_t sequences, MatmulRoute route) {
+  SHARDSTEP_ASSIGN_OR_RETURN(const int64_t bytes, RouteWorkspaceBytes<Route>(config, sequences));
+  SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(bytes, "model"));
+  // The check passes where the process has a limit of its own, and what it saw may be gone.
+  try {
+    auto model = std::make_unique<ModelImpl<Route>>(config, sequences, route);
+    SHARDSTEP_RETURN_IF_ERROR(model->Init());
+    return model;
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat("model: no memory for ", bytes, " bytes"));
+  }
 }
 
 }  // namespace
+
+absl::StatusOr<int64_t> WorkspaceBytes(const ModelConfig& config, int64_t sequences, MatmulRoute route) {
+  return route == MatmulRoute::kBf16 ? RouteWorkspaceBytes<Bf16Route>(config, sequences)
+                                     : RouteWorkspaceBytes<Fp32Route>(config, sequences);
+}
 
 template <>
 absl::StatusOr<std::unique_ptr<Model<Bf16>>> Model<Bf16>::Create(const ModelConfig& config, int64_t sequences,

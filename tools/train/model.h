@@ -29,6 +29,11 @@ struct ParameterHooks {
   std::function<absl::Status(int p)> gradient_done;
 };
 
+/// Bytes of memory that Model<Bf16>::Create allocates in `route`, without what oneDNN keeps for itself; nothing is
+/// allocated. InvalidArgument names the field of `config`, or "sequences", that is out of range; ResourceExhausted
+/// names the workspace's part, and its sizes, whose bytes exceed int64.
+absl::StatusOr<int64_t> WorkspaceBytes(const ModelConfig& config, int64_t sequences, MatmulRoute route);
+
 /// A byte-level GPT with fixed shapes. Storage is Bf16 for training: products by oneDNN in the route chosen at
 /// creation, everything else in fp32, and each gradient rounded to bf16 once; the residual stream is fp32, what the
 /// backward pass keeps is bf16 (route bf16) or fp32. Storage double is the reference: every operation in double, plain
@@ -39,7 +44,9 @@ struct ParameterHooks {
 template <typename Storage>
 class Model {
  public:
-  /// `sequences` >= 1: windows per pass. InvalidArgument names the field. `route` does not matter for double.
+  /// `sequences` >= 1: windows per pass. InvalidArgument names the field. ResourceExhausted, before anything is
+  /// allocated, names the bytes when this host has not got them now, or as WorkspaceBytes does. The check is of one
+  /// process: ranks that share a host do not see each other's demand. `route` does not matter for double.
   static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, int64_t sequences, MatmulRoute route);
   virtual ~Model() = default;
 
