@@ -22,6 +22,8 @@ namespace shardstep {
 /// bits, the global element (ShardLayout::global_begin_element) in the lower 40. So a minimum over ranks finds the
 /// first.
 using GradientPlace = uint64_t;
+/// Micro-batches of one step that a place can tell apart.
+inline constexpr int64_t kMaxMicroBatches = (int64_t{1} << 24) - 1;
 inline constexpr GradientPlace kNowhere = std::numeric_limits<uint64_t>::max();
 inline constexpr GradientPlace MakePlace(int64_t micro_batch, int64_t global_element) {
   return static_cast<uint64_t>(micro_batch) << 40 | static_cast<uint64_t>(global_element);

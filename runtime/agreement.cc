@@ -46,6 +46,17 @@ std::vector<std::string> DescribeConfiguration(const OptimizerOptions& options, 
   return lines;
 }
 
+absl::Status AgreeOnValue(Rendezvous& rendezvous, absl::string_view what, absl::string_view value,
+                          absl::Duration deadline) {
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> values, rendezvous.AllGatherBytes(what, value, deadline));
+  for (size_t rank = 1; rank < values.size(); ++rank) {
+    if (values[rank] == values[0]) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": ranks 0 and ", rank, " differ: \"", values[0], "\" against \"", values[rank], "\""));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status AgreeOnConfiguration(const std::vector<std::string>& lines, Rendezvous& rendezvous,
                                   absl::Duration deadline) {
   const std::string text = absl::StrJoin(lines, "\n");

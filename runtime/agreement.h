@@ -16,6 +16,10 @@ namespace shardstep {
 /// world size, parameters, options. Left out: update_threads, which bits do not depend on.
 std::vector<std::string> DescribeConfiguration(const OptimizerOptions& options, const ShardLayout& layout);
 
+/// Collective. FailedPrecondition names two ranks whose `value` differs, and both values. A value is short.
+absl::Status AgreeOnValue(Rendezvous& rendezvous, absl::string_view what, absl::string_view value,
+                          absl::Duration deadline);
+
 /// Collective. FailedPrecondition names the two ranks and the first line that differs. Ranks exchange a digest, and the
 /// lines themselves only when digests differ.
 absl::Status AgreeOnConfiguration(const std::vector<std::string>& lines, Rendezvous& rendezvous,

@@ -16,7 +16,6 @@
 namespace shardstep {
 namespace {
 
-constexpr int64_t kMaxMicroBatches = (1 << 24) - 1;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Words of SmallReduction::minima. A field that ranks must agree on takes two: the smallest and the largest value.
@@ -120,14 +119,6 @@ bool Judge(const DecisionInput& input, const SmallReduction& reduction, const Op
   return !record.scale_overflow;
 }
 
-std::string WhatWasNotFinite(const StepRecord& record) {
-  if (!record.non_finite) return "the scaled gradients overflow";
-  const NonFinitePlace& place = *record.non_finite;
-  return absl::StrCat(place.sum_overflow ? "the sum overflows at" : "non-finite gradient at", " micro-batch ",
-                      place.micro_batch, " (rank ", place.rank, "), parameter \"", place.parameter, "\", element ",
-                      place.element);
-}
-
 void CountSkip(const OptimizerOptions& options, Decision* decision) {
   ++decision->counters.skipped_steps;
   ++decision->counters.consecutive_skips;
@@ -141,6 +132,12 @@ void CountSkip(const OptimizerOptions& options, Decision* decision) {
   }
 }
 
+// The first step's are the largest.
+bool ScalarsAreFinite(const AdamWOptions& group, double learning_rate) {
+  const AdamWScalars scalars = MakeAdamWScalars(group, learning_rate, 1);
+  return std::isfinite(scalars.lr_weight_decay) && std::isfinite(scalars.step_size) && std::isfinite(scalars.rbc2);
+}
+
 }  // namespace
 
 absl::Status ValidateArguments(const StepArguments& a, const OptimizerOptions& options, int64_t micro_steps,
@@ -151,13 +148,17 @@ absl::Status ValidateArguments(const StepArguments& a, const OptimizerOptions& o
   if (!std::isfinite(a.learning_rate) || a.learning_rate < 0) {
     return bad("learning_rate", a.learning_rate, "finite and not negative");
   }
+  for (size_t i = 0; i < options.groups.size(); ++i) {
+    if (!ScalarsAreFinite(options.groups[i], a.learning_rate)) {
+      return bad("learning_rate", a.learning_rate,
+                 absl::StrCat("small enough for fp32 in group[", i, "]: times learning_rate_factor, weight_decay and ",
+                              "1 / (1 - beta1)"));
+    }
+  }
   if (a.micro_batches < 0) return bad("micro_batches", a.micro_batches, "not negative");
   if (a.micro_batches > micro_steps * world_size) {
     return bad("micro_batches", a.micro_batches,
                absl::StrCat("at most micro_steps * world size = ", micro_steps * world_size));
-  }
-  if (micro_steps * world_size > kMaxMicroBatches) {
-    return bad("micro_steps", micro_steps, absl::StrCat("below 2^24 / world size"));
   }
   if (a.divisor &&
       !(*a.divisor > 0 && std::isfinite(*a.divisor) && std::isfinite(static_cast<float>(1 / *a.divisor)))) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/runtime/agreement.h"
 
 namespace shardstep {
 namespace {
@@ -62,7 +63,9 @@ absl::Status ModelAccess::WriteWeights() const {
 }
 
 absl::Status ModelAccess::SetParameter(int p, absl::Span<const Bf16> values) const {
-  SHARDSTEP_RETURN_IF_ERROR(Barrier("before SetWeights"));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(
+      *rendezvous_, "SetWeights",
+      absl::StrCat(layout_->parameter(p).name, " with the digest ", DigestOf(p, 0, values).ToHex()), deadline_));
   VisitOwned([&](const Segment& segment, int bucket, int64_t begin) {
     if (segment.parameter != p) return;
     const absl::Span<const Bf16> part = values.subspan(segment.begin_element, segment.elements);

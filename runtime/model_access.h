@@ -40,7 +40,8 @@ class ModelAccess {
   void ZeroMoments() const;
   /// Collective. weights = bf16(master) for the whole model.
   absl::Status WriteWeights() const;
-  /// Collective. master = float(values), weights = values, for one whole parameter.
+  /// Collective. master = float(values), weights = values, for one whole parameter. FailedPrecondition, and nothing is
+  /// written, when ranks differ in the parameter or its values.
   absl::Status SetParameter(int p, absl::Span<const Bf16> values) const;
   /// Collective. The whole master of one parameter.
   absl::StatusOr<std::vector<float>> ReadMaster(int p) const;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/proto/options.pb.h"
 
 namespace shardstep {
@@ -14,7 +15,6 @@ constexpr int64_t kMaxGroups = 1024;
 constexpr int64_t kMaxBucketBytes = int64_t{1} << 40;
 constexpr int64_t kMaxUpdateThreads = 1024;
 // A gradient's place has 24 bits for the micro-batch.
-constexpr int64_t kMaxMicroSteps = int64_t{1} << 24;
 constexpr double kMaxDeadlineSeconds = 30 * 86400;
 
 /// The shortest decimal that reads back as the same double.
@@ -130,7 +130,7 @@ absl::Status ValidateOptions(const OptimizerOptions& options) {
   }
   SHARDSTEP_RETURN_IF_ERROR(RequireRange("bucket_bytes", options.bucket_bytes, 1, kMaxBucketBytes));
   SHARDSTEP_RETURN_IF_ERROR(RequireRange("update_threads", options.update_threads, 0, kMaxUpdateThreads));
-  SHARDSTEP_RETURN_IF_ERROR(RequireRange("micro_steps", options.micro_steps, 1, kMaxMicroSteps));
+  SHARDSTEP_RETURN_IF_ERROR(RequireRange("micro_steps", options.micro_steps, 1, kMaxMicroBatches));
   SHARDSTEP_RETURN_IF_ERROR(ToMessage(options.non_finite).status());
   SHARDSTEP_RETURN_IF_ERROR(
       RequireRange("max_consecutive_skips", options.max_consecutive_skips, 1, std::numeric_limits<int64_t>::max()));

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/comm/host_memory.h"
 #include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/optimizer/shard_state.h"
@@ -18,10 +19,24 @@
 namespace shardstep {
 namespace {
 
+// Of meetings between steps, where a rank may come late from an evaluation or another's save. Waits inside a step have
+// the options' own deadline.
+constexpr absl::Duration kMeetingDeadline = absl::Minutes(10);
+
 int CoresOfThisProcess() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+absl::Status CheckMicroSteps(const ShardLayout& layout, int64_t micro_steps) {
+  constexpr int64_t kMaxExchanges = 1 << 20;
+  const int64_t most =
+      std::min(kMaxMicroBatches / layout.world_size(), kMaxExchanges / std::max<int64_t>(1, layout.bucket_count()));
+  if (micro_steps >= 1 && micro_steps <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("micro_steps = ", micro_steps, ": must be from 1 to ", most, " for ",
+                                                 layout.world_size(), " ranks and ", layout.bucket_count(),
+                                                 " buckets"));
 }
 
 absl::StatusOr<ShardLayout> MakeLayout(const OptimizerOptions& options, std::vector<ParameterSpec> parameters,
@@ -33,17 +48,28 @@ absl::StatusOr<ShardLayout> MakeLayout(const OptimizerOptions& options, std::vec
                                                      " is not one of the ", options.groups.size(), " groups"));
     }
   }
-  return ShardLayout::Create(std::move(parameters), options.bucket_bytes, world_size);
+  SHARDSTEP_ASSIGN_OR_RETURN(ShardLayout layout,
+                             ShardLayout::Create(std::move(parameters), options.bucket_bytes, world_size));
+  SHARDSTEP_RETURN_IF_ERROR(CheckMicroSteps(layout, options.micro_steps));
+  return layout;
 }
 
-bool UsesAccumulator(const OptimizerOptions& options, const ShardLayout& layout, int64_t micro_steps,
-                     const CommunicatorTraits& traits) {
-  return BuildStepPlan({.bucket_count = layout.bucket_count(),
-                        .world_size = layout.world_size(),
-                        .micro_steps = micro_steps,
-                        .look_for_non_finite = options.non_finite != NonFinitePolicy::kIgnore},
-                       traits)
-      .uses_accumulator;
+StepPlanInput PlanInput(const OptimizerOptions& options, const ShardLayout& layout, int64_t micro_steps) {
+  return {.bucket_count = layout.bucket_count(),
+          .world_size = layout.world_size(),
+          .micro_steps = micro_steps,
+          .look_for_non_finite = options.non_finite != NonFinitePolicy::kIgnore};
+}
+
+MemoryEstimate Estimate(const OptimizerOptions& options, const ShardLayout& layout, const CommunicatorTraits& traits) {
+  const int64_t shard_bytes = layout.state_elements() * static_cast<int64_t>(sizeof(float));
+  const int64_t arena_bytes = layout.arena_elements() * static_cast<int64_t>(sizeof(Bf16));
+  const bool accumulator = UsesAccumulator(PlanInput(options, layout, options.micro_steps), traits);
+  return {.weights_shared_bytes = arena_bytes,
+          .gradient_bytes = arena_bytes,
+          .master_bytes = shard_bytes,
+          .state_bytes = 2 * shard_bytes,
+          .accumulator_bytes = accumulator ? shard_bytes : 0};
 }
 
 std::vector<BucketExtent> Extents(const ShardLayout& layout) {
@@ -65,7 +91,7 @@ class ShardedOptimizer::Impl {
         layout_(std::move(layout)),
         communicator_(std::move(communicator)),
         rendezvous_(rendezvous),
-        model_(&layout_, &state_, communicator_.get(), rendezvous, options.wait_deadline) {}
+        model_(&layout_, &state_, communicator_.get(), rendezvous, kMeetingDeadline) {}
 
   ~Impl() {
     // Work in flight may wait for ranks that will never come; end it before its memory goes.
@@ -76,9 +102,16 @@ class ShardedOptimizer::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
+  // All ranks allocate at the same time, so what they need together must be there.
+  absl::Status CheckMemory() const {
+    const MemoryEstimate estimate = Estimate(options_, layout_, communicator_->traits());
+    return CheckMemoryAvailable(layout_.world_size() * estimate.rank_bytes() + estimate.weights_shared_bytes,
+                                absl::StrCat("the optimizer of ", layout_.world_size(), " ranks"));
+  }
+
   absl::Status Allocate() {
     SHARDSTEP_RETURN_IF_ERROR(communicator_->Allocate(Extents(layout_)));
-    const bool accumulator = UsesAccumulator(options_, layout_, options_.micro_steps, communicator_->traits());
+    const bool accumulator = Estimate(options_, layout_, communicator_->traits()).accumulator_bytes > 0;
     SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, accumulator));
     const int threads = options_.update_threads > 0 ? options_.update_threads
                                                     : std::max(1, CoresOfThisProcess() / layout_.world_size());
@@ -95,7 +128,7 @@ class ShardedOptimizer::Impl {
   }
 
   absl::Status Agree(absl::string_view what, const absl::Status& mine) {
-    return AgreeOnStatus(*rendezvous_, what, mine, options_.wait_deadline);
+    return AgreeOnStatus(*rendezvous_, what, mine, kMeetingDeadline);
   }
 
   absl::Status RequireInitialized(absl::string_view call) const {
@@ -120,10 +153,29 @@ class ShardedOptimizer::Impl {
   }
 
   absl::Status SetMicroSteps(int64_t micro_steps) {
-    if (micro_steps > 0 && UsesAccumulator(options_, layout_, micro_steps, communicator_->traits())) {
-      SHARDSTEP_RETURN_IF_ERROR(state_.EnsureAccumulator(layout_));
-    }
+    SHARDSTEP_RETURN_IF_ERROR(Agree("SetMicroSteps", PrepareMicroSteps(micro_steps)));
+    SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, "SetMicroSteps", absl::StrCat(micro_steps), kMeetingDeadline));
     return scheduler_->SetMicroSteps(micro_steps);
+  }
+
+  absl::Status PrepareMicroSteps(int64_t micro_steps) {
+    SHARDSTEP_RETURN_IF_ERROR(scheduler_->CheckBetweenSteps("SetMicroSteps"));
+    SHARDSTEP_RETURN_IF_ERROR(CheckMicroSteps(layout_, micro_steps));
+    if (!UsesAccumulator(PlanInput(options_, layout_, micro_steps), communicator_->traits())) return absl::OkStatus();
+    return state_.EnsureAccumulator(layout_);
+  }
+
+  absl::Status SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
+    SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("SetWeights"));
+    SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("SetWeights"));
+    const absl::StatusOr<int> p = FindParameter("SetWeights", parameter);
+    absl::Status status = p.status();
+    if (p.ok() && static_cast<int64_t>(values.size()) != layout_.elements(*p)) {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("SetWeights: \"", parameter, "\" has ", layout_.elements(*p), " elements, not ", values.size()));
+    }
+    SHARDSTEP_RETURN_IF_ERROR(Agree("SetWeights", status));
+    return model_.SetParameter(*p, values);
   }
 
   std::vector<CheckpointArray> Arrays() const {
@@ -193,13 +245,22 @@ absl::StatusOr<std::unique_ptr<ShardedOptimizer>> ShardedOptimizer::Create(const
                                                                            std::vector<ParameterSpec> parameters,
                                                                            std::unique_ptr<Communicator> communicator,
                                                                            Rendezvous* rendezvous) {
+  if (communicator == nullptr || rendezvous == nullptr) {
+    return absl::InvalidArgumentError("Create: communicator and rendezvous must not be null");
+  }
   const int world_size = communicator->world_size();
+  if (world_size != rendezvous->world_size() || communicator->rank() != rendezvous->rank()) {
+    return absl::InvalidArgumentError(absl::StrCat("Create: the communicator is rank ", communicator->rank(), " of ",
+                                                   world_size, ", the rendezvous rank ", rendezvous->rank(), " of ",
+                                                   rendezvous->world_size()));
+  }
   absl::StatusOr<ShardLayout> layout = MakeLayout(options, std::move(parameters), world_size);
-  const absl::Duration deadline =
-      options.wait_deadline > absl::ZeroDuration() ? options.wait_deadline : absl::Seconds(60);
-  SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(*rendezvous, "validation of the configuration", layout.status(), deadline));
-  SHARDSTEP_RETURN_IF_ERROR(AgreeOnConfiguration(DescribeConfiguration(options, *layout), *rendezvous, deadline));
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnStatus(*rendezvous, "validation of the configuration", layout.status(), kMeetingDeadline));
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnConfiguration(DescribeConfiguration(options, *layout), *rendezvous, kMeetingDeadline));
   auto impl = std::make_unique<Impl>(options, *std::move(layout), std::move(communicator), rendezvous);
+  SHARDSTEP_RETURN_IF_ERROR(impl->Agree("memory", impl->CheckMemory()));
   SHARDSTEP_RETURN_IF_ERROR(impl->Agree("allocation", impl->Allocate()));
   return std::unique_ptr<ShardedOptimizer>(new ShardedOptimizer(std::move(impl)));
 }
@@ -207,14 +268,7 @@ absl::StatusOr<std::unique_ptr<ShardedOptimizer>> ShardedOptimizer::Create(const
 absl::StatusOr<MemoryEstimate> ShardedOptimizer::EstimateMemory(const OptimizerOptions& options,
                                                                 std::vector<ParameterSpec> parameters, int world_size) {
   SHARDSTEP_ASSIGN_OR_RETURN(const ShardLayout layout, MakeLayout(options, std::move(parameters), world_size));
-  const int64_t shard_bytes = layout.state_elements() * static_cast<int64_t>(sizeof(float));
-  const int64_t arena_bytes = layout.arena_elements() * static_cast<int64_t>(sizeof(Bf16));
-  const bool accumulator = UsesAccumulator(options, layout, options.micro_steps, CommunicatorTraits());
-  return MemoryEstimate{.weights_shared_bytes = arena_bytes,
-                        .gradient_bytes = arena_bytes,
-                        .master_bytes = shard_bytes,
-                        .state_bytes = 2 * shard_bytes,
-                        .accumulator_bytes = accumulator ? shard_bytes : 0};
+  return Estimate(options, layout, CommunicatorTraits());
 }
 
 const ShardLayout& ShardedOptimizer::layout() const { return impl_->layout_; }
@@ -222,11 +276,13 @@ int ShardedOptimizer::rank() const { return impl_->communicator_->rank(); }
 int ShardedOptimizer::world_size() const { return impl_->communicator_->world_size(); }
 
 absl::Span<const Bf16> ShardedOptimizer::weights(int p) const {
+  if (p < 0 || p >= layout().parameter_count()) return {};
   const Bf16* arena = impl_->communicator_->weights().as<Bf16>();
   return absl::MakeConstSpan(arena + layout().arena_begin_element(p), layout().elements(p));
 }
 
 absl::Span<Bf16> ShardedOptimizer::gradient(int p) {
+  if (p < 0 || p >= layout().parameter_count()) return {};
   Bf16* arena = impl_->communicator_->gradients().as<Bf16>();
   return absl::MakeSpan(arena + layout().arena_begin_element(p), layout().elements(p));
 }
@@ -247,14 +303,7 @@ absl::Status ShardedOptimizer::WeightsReady(int p) { return impl_->scheduler_->W
 absl::StatusOr<StepRecord> ShardedOptimizer::FinishStep() { return impl_->scheduler_->FinishStep(); }
 
 absl::Status ShardedOptimizer::SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
-  SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("SetWeights"));
-  SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->Settle("SetWeights"));
-  SHARDSTEP_ASSIGN_OR_RETURN(const int p, impl_->FindParameter("SetWeights", parameter));
-  if (static_cast<int64_t>(values.size()) != layout().elements(p)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("SetWeights: \"", parameter, "\" has ", layout().elements(p), " elements, not ", values.size()));
-  }
-  return impl_->model_.SetParameter(p, values);
+  return impl_->SetWeights(parameter, values);
 }
 
 absl::StatusOr<std::vector<float>> ShardedOptimizer::ReadMaster(absl::string_view parameter) {
@@ -282,6 +331,6 @@ int64_t ShardedOptimizer::applied_steps() const { return impl_->scheduler_->coun
 
 void ShardedOptimizer::SetAway(absl::Duration duration) { impl_->communicator_->SetAway(duration); }
 
-void ShardedOptimizer::Abort(absl::string_view reason) { impl_->communicator_->Abort(absl::AbortedError(reason)); }
+void ShardedOptimizer::Abort(const absl::Status& reason) { impl_->communicator_->Abort(reason); }
 
 }  // namespace shardstep

@@ -70,9 +70,11 @@ class ShardedOptimizer {
   int rank() const;
   int world_size() const;
 
-  /// The bf16 weights of parameter p, contiguous, to read after WeightsReady(p) and until the next Step.
+  /// The bf16 weights of parameter p (none if there is no p), contiguous, to read after WeightsReady(p) and until the
+  /// next Step.
   absl::Span<const Bf16> weights(int p) const;
-  /// This rank's bf16 gradient of parameter p, to write between GradientWritable(p) and GradientReady(p).
+  /// This rank's bf16 gradient of parameter p (none if there is no p), to write between GradientWritable(p) and
+  /// GradientReady(p).
   absl::Span<Bf16> gradient(int p);
 
   /// Fills elements [begin, begin + values.size()) of parameter p with fp32 master weights.
@@ -90,7 +92,8 @@ class ShardedOptimizer {
   /// Ends a micro-step: gradients that were not marked ready count as zeros (or are an error, by option). Call it
   /// micro_steps times per step on every rank, also on a rank that has no micro-batch left.
   absl::Status EndMicroStep();
-  /// Micro-steps of the steps that follow. Equal on every rank. FailedPrecondition inside a step.
+  /// Collective. Micro-steps of the steps that follow. FailedPrecondition inside a step, or naming two ranks that
+  /// differ; nothing has changed then.
   absl::Status SetMicroSteps(int64_t micro_steps);
   /// Enqueues the step and returns. FailedPrecondition, and nothing happened, unless exactly micro_steps micro-steps
   /// have ended and the step before is finished; InvalidArgument, and nothing happened, names a bad argument.
@@ -102,7 +105,8 @@ class ShardedOptimizer {
   /// does after the error of a non-finite step (policy kError, or max_consecutive_skips reached).
   absl::StatusOr<StepRecord> FinishStep();
 
-  /// Collective. master = float(values), weights = values, moments and counters kept. Equal values on every rank.
+  /// Collective. master = float(values), weights = values, moments and counters kept. FailedPrecondition, and nothing
+  /// is written, when ranks differ in the parameter or its values.
   absl::Status SetWeights(absl::string_view parameter, absl::Span<const Bf16> values);
   /// Collective. The whole fp32 master of one parameter, on every rank; memory of that parameter.
   absl::StatusOr<std::vector<float>> ReadMaster(absl::string_view parameter);
@@ -113,7 +117,8 @@ class ShardedOptimizer {
   /// old ones. `caller_state` comes back from Load. Refused when torn or while a step is in flight.
   absl::Status Save(const std::string& directory, absl::string_view caller_state);
   /// Collective. Restores the newest whole checkpoint under `directory`, of any world size; the caller's blob.
-  /// NotFound when there is none. A damaged one is named in `warnings` and the next older one taken.
+  /// NotFound when there is none, DataLoss when all are damaged. A damaged one is named in `warnings` and the next
+  /// older one taken.
   absl::StatusOr<std::string> Load(const std::string& directory, std::vector<std::string>* warnings);
 
   int64_t step() const;           ///< calls of Step so far, as restored by Load
@@ -121,8 +126,9 @@ class ShardedOptimizer {
 
   /// This rank will be busy elsewhere for at most `duration` (an evaluation): no rank's deadline runs meanwhile.
   void SetAway(absl::Duration duration);
-  /// Ends the job: every wait on every rank returns Aborted, naming this rank and `reason`. From any thread.
-  void Abort(absl::string_view reason);
+  /// Ends the job: every wait inside a step, on every rank, returns Aborted, naming this rank and `reason`. From any
+  /// thread. Meetings between steps end by Rendezvous::Fail.
+  void Abort(const absl::Status& reason);
 
  private:
   class Impl;

@@ -7,13 +7,6 @@
 namespace shardstep {
 namespace {
 
-// Several micro-steps need a running sum, and slices that do not persist must be summed while they are there. One
-// micro-step of persistent slices is read twice for 4N bytes per element, or once and kept as a sum for 2N + 8.
-bool UsesAccumulator(const StepPlanInput& input, const CommunicatorTraits& traits) {
-  if (input.micro_steps > 1 || (!traits.slices_persist && input.world_size > 1)) return true;
-  return input.look_for_non_finite && 2 * input.world_size + 8 < 4 * input.world_size;
-}
-
 class PlanBuilder {
  public:
   PlanBuilder(const StepPlanInput& input, const CommunicatorTraits& traits) : traits_(traits) {
@@ -138,6 +131,13 @@ std::pair<int, int> StepPlan::Range(int64_t micro_step, int bucket) const {
 }
 
 std::pair<int, int> StepPlan::AfterGradients() const { return {starts.back(), static_cast<int>(nodes.size())}; }
+
+// Several micro-steps need a running sum, and slices that do not persist must be summed while they are there. One
+// micro-step of persistent slices is read twice for 4N bytes per element, or once and kept as a sum for 2N + 8.
+bool UsesAccumulator(const StepPlanInput& input, const CommunicatorTraits& traits) {
+  if (input.micro_steps > 1 || (!traits.slices_persist && input.world_size > 1)) return true;
+  return input.look_for_non_finite && 2 * input.world_size + 8 < 4 * input.world_size;
+}
 
 StepPlan BuildStepPlan(const StepPlanInput& input, const CommunicatorTraits& traits) {
   return PlanBuilder(input, traits).Build();

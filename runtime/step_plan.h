@@ -70,6 +70,9 @@ struct StepPlan {
   std::pair<int, int> AfterGradients() const;
 };
 
+/// Whether a plan uses the accumulator, without building it.
+bool UsesAccumulator(const StepPlanInput& input, const CommunicatorTraits& traits);
+
 StepPlan BuildStepPlan(const StepPlanInput& input, const CommunicatorTraits& traits);
 
 /// "Reduce(bucket 3, micro-step 0)".

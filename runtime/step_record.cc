@@ -1,8 +1,17 @@
 #include "shardstep/runtime/step_record.h"
 
+#include "absl/strings/str_cat.h"
 #include "shardstep/proto/record.pb.h"
 
 namespace shardstep {
+
+std::string WhatWasNotFinite(const StepRecord& record) {
+  if (!record.non_finite) return "the scaled gradients overflow";
+  const NonFinitePlace& place = *record.non_finite;
+  return absl::StrCat(place.sum_overflow ? "the sum overflows at" : "non-finite gradient at", " micro-batch ",
+                      place.micro_batch, " (rank ", place.rank, "), parameter \"", place.parameter, "\", element ",
+                      place.element);
+}
 
 void ToProto(const StepRecord& record, proto::StepRecord* message) {
   message->Clear();

@@ -38,6 +38,9 @@ struct StepRecord {
   int64_t exposed_ns = 0;
 };
 
+/// Of a step that was skipped: "non-finite gradient at micro-batch 7 (rank 1), parameter "head", element 12".
+std::string WhatWasNotFinite(const StepRecord& record);
+
 void ToProto(const StepRecord& record, proto::StepRecord* message);
 
 }  // namespace shardstep

@@ -161,7 +161,8 @@ absl::Status StepScheduler::Issue(int first, int last) {
     Stream& stream = StreamOf(node.stream);
     if (node.waits_for_caller) stream.Wait(r_.caller->Record());
     for (const int earlier : node.waits) stream.Wait(done_[earlier]);
-    SHARDSTEP_RETURN_IF_ERROR(Annotate(Launch(node, stream), ToString(node)));
+    launch_error_.Update(Annotate(Launch(node, stream), ToString(node)));
+    if (!launch_error_.ok()) return Healthy();
     done_[i] = stream.Record();
     if (node.read_slices || node.op == StepOp::kRelease) read_done_[node.bucket] = done_[i];
     if (node.op == StepOp::kUpdate || node.op == StepOp::kPublish) weights_done_[node.bucket] = done_[i];
@@ -353,12 +354,13 @@ bool StepScheduler::BetweenSteps() const {
                                          [](GradientState state) { return state == GradientState::kUnknown; });
 }
 
-absl::Status StepScheduler::SetMicroSteps(int64_t micro_steps) {
+absl::Status StepScheduler::CheckBetweenSteps(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
-  if (!BetweenSteps()) return absl::FailedPreconditionError("SetMicroSteps: inside a step");
-  if (micro_steps < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("SetMicroSteps: micro_steps = ", micro_steps, " must be positive"));
-  }
+  return BetweenSteps() ? absl::OkStatus() : absl::FailedPreconditionError(absl::StrCat(call, ": inside a step"));
+}
+
+absl::Status StepScheduler::SetMicroSteps(int64_t micro_steps) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("SetMicroSteps"));
   plan_ = BuildStepPlan(PlanInput(r_, micro_steps), r_.communicator->traits());
   if (plan_.uses_accumulator && r_.state->accumulator() == nullptr) {
     return absl::InternalError("SetMicroSteps: the state has no accumulator");
@@ -375,7 +377,8 @@ absl::Status StepScheduler::CheckParameter(int p, absl::string_view call) const 
 
 // The first error of any stream ends the job: the other ranks learn of it at once instead of by their deadlines.
 absl::Status StepScheduler::Healthy() {
-  absl::Status status = r_.update->status();
+  absl::Status status = launch_error_;
+  if (status.ok()) status = r_.update->status();
   if (status.ok()) status = r_.caller->status();
   if (status.ok()) status = r_.exchange->status();
   if (status.ok()) return status;

@@ -43,6 +43,7 @@ class StepScheduler {
   absl::Status Step(const StepArguments& arguments);
   absl::Status WeightsReady(int p);
   absl::StatusOr<StepRecord> FinishStep();
+  /// `micro_steps` >= 1; between steps, with an accumulator where the new plan needs one.
   absl::Status SetMicroSteps(int64_t micro_steps);
 
   const StepPlan& plan() const { return plan_; }
@@ -53,6 +54,8 @@ class StepScheduler {
   /// FailedPrecondition, naming `call`, while a step is in flight; the sticky error, if any; else every rank's weights
   /// of the last step are here.
   absl::Status Settle(absl::string_view call);
+  /// FailedPrecondition, naming `call`, once a gradient of the next step was asked for; the sticky error, if any.
+  absl::Status CheckBetweenSteps(absl::string_view call);
   /// Between steps: the last one is finished and no gradient of the next one was asked for.
   bool idle() const;
   /// True once an update failed half-way.
@@ -113,6 +116,7 @@ class StepScheduler {
   int64_t step_begin_ns_ = 0;
   int64_t step_end_ns_ = 0;
 
+  absl::Status launch_error_;  // the first; no stream knows of it
   StepCounters counters_;
   int64_t exposed_ns_ = 0;
   bool torn_ = false;

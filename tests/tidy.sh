@@ -4,7 +4,7 @@
 # build/release). Takes minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-build_dir=${BUILD_DIR:-build/release}
+build_dir=${BUILD_DIR:-build}/release
 [ $# -gt 0 ] || mapfile -t all < <(git ls-files 'comm/*.cc' 'optimizer/*.cc' 'runtime/*.cc' 'tools/*.cc')
 [ $# -gt 0 ] || set -- "${all[@]}"
 # GCC's own flags mean nothing to it.

@@ -65,7 +65,7 @@ TEST(Decision, C2BadArgumentsAreNamed) {
   const auto message = [&](const StepArguments& a) {
     return std::string(ValidateArguments(a, options, 3, 4).message());
   };
-  for (const double bad : {kNan, kInf, -1.0}) {
+  for (const double bad : {kNan, kInf, -1.0, 1e39, 1e38}) {
     EXPECT_THAT(message({.learning_rate = bad}), HasSubstr("learning_rate"));
   }
   for (const double bad : {kNan, kInf, -kInf, -1.0, 0.0}) {

@@ -1,8 +1,11 @@
 // Whole steps on ranks that are threads, judged by the unsharded reference: the same bits at every world size.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "shardstep/runtime/sharded_optimizer.h"
 #include "shardstep/tests/comm/delaying_communicator.h"
@@ -81,7 +84,8 @@ TEST(ShardedOptimizerNumerics, L2FewerElementsThanRanks) {
   ExpectSameAsReference(job, {1, 2});
 }
 
-// S1: one rank delayed at random before any operation, and then all of them; 200 seeds each way.
+// S1: one rank delayed at random before any stage (a gradient, and around every kernel because every operation between
+// ranks is delayed on its stream), and then all ranks; 200 seeds each way.
 TEST(ShardedOptimizerNumerics, S1DelaysDoNotShow) {
   TrainingJob job;
   job.options.bucket_bytes = 4096 * 2 * 3;
@@ -93,6 +97,11 @@ TEST(ShardedOptimizerNumerics, S1DelaysDoNotShow) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     job.ready_order_seed = seed;
     for (const int late_rank : {static_cast<int>(seed % 3), -1}) {
+      std::atomic<uint64_t> gradients = 0;
+      job.before_gradient = [&](int rank) {
+        if (late_rank >= 0 && rank != late_rank) return;
+        std::this_thread::sleep_for(std::chrono::microseconds((seed + ++gradients) * 7919 % 100));
+      };
       job.wrap = [&](std::unique_ptr<Communicator> inner, int) -> std::unique_ptr<Communicator> {
         return std::make_unique<DelayingCommunicator>(
             std::move(inner), DelayOptions{.seed = seed, .max_delay_us = 150, .rank = late_rank});

@@ -195,7 +195,7 @@ BufferView RecorderCommunicator::weights() {
 }
 
 absl::Status RecorderCommunicator::Exchange(int bucket, int64_t micro_step, Stream& stream) {
-  ++operations_;
+  ++operations_["Exchange"];
   std::vector<MemoryAccess> accesses;
   if (!world_->traits.slices_persist) {
     accesses = Bucket(world_->gradients[rank_], bucket, false);
@@ -211,7 +211,7 @@ absl::Status RecorderCommunicator::Exchange(int bucket, int64_t micro_step, Stre
 }
 
 absl::Status RecorderCommunicator::AwaitSlices(int bucket, int64_t micro_step, Stream& stream) {
-  ++operations_;
+  ++operations_["AwaitSlices"];
   const std::string key = Key("AwaitSlices", bucket, micro_step, world_->micro_steps);
   const int item = AsRecorder(stream).Append(key, {});
   for (int r = 0; r < world_->world_size; ++r) {
@@ -233,14 +233,14 @@ absl::Span<const Slice> RecorderCommunicator::slices(int bucket, int64_t) {
 }
 
 absl::Status RecorderCommunicator::Release(int bucket, int64_t micro_step, Stream& stream) {
-  ++operations_;
+  ++operations_["Release"];
   const int item = AsRecorder(stream).Append(Key("Release", bucket, micro_step, world_->micro_steps), {});
   recording_->Label(item, LabelOf("Release", bucket, micro_step, rank_));
   return absl::OkStatus();
 }
 
 absl::Status RecorderCommunicator::AwaitReleased(int bucket, int64_t micro_step, Stream& stream) {
-  ++operations_;
+  ++operations_["AwaitReleased"];
   const std::string key = Key("AwaitReleased", bucket, micro_step, world_->micro_steps);
   const int item = AsRecorder(stream).Append(key, {});
   for (int r = 0; r < world_->world_size; ++r) {
@@ -255,7 +255,7 @@ absl::Status RecorderCommunicator::AwaitReleased(int bucket, int64_t micro_step,
 }
 
 absl::Status RecorderCommunicator::AllReduceSmall(SmallReduction*, Stream& stream) {
-  ++operations_;
+  ++operations_["AllReduceSmall"];
   // Its edges are a gate; a marker before it is what the other ranks wait for.
   const int marker = AsRecorder(stream).Append("arrival at AllReduceSmall", {});
   recording_->Label(marker, LabelOf("AllReduceSmall", -1, reductions_, rank_));
@@ -268,7 +268,7 @@ absl::Status RecorderCommunicator::AllReduceSmall(SmallReduction*, Stream& strea
 }
 
 absl::Status RecorderCommunicator::Publish(int bucket, int64_t step, Stream& stream) {
-  ++operations_;
+  ++operations_["Publish"];
   std::vector<MemoryAccess> accesses;
   if (!world_->traits.slices_persist) accesses = Bucket(world_->weights[rank_], bucket, true);
   const int item = AsRecorder(stream).Append(Key("Publish", bucket, step, 1), accesses);
@@ -277,7 +277,7 @@ absl::Status RecorderCommunicator::Publish(int bucket, int64_t step, Stream& str
 }
 
 absl::Status RecorderCommunicator::AwaitPublished(int bucket, int64_t step, Stream& stream) {
-  ++operations_;
+  ++operations_["AwaitPublished"];
   const std::string key = Key("AwaitPublished", bucket, step, 1);
   const int item = AsRecorder(stream).Append(key, {});
   for (int r = 0; r < world_->world_size && world_->traits.slices_persist; ++r) {

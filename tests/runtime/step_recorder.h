@@ -128,8 +128,8 @@ class RecorderCommunicator : public Communicator {
   absl::Status AsyncStatus() const override { return absl::OkStatus(); }
   void SetAway(absl::Duration) override {}
 
-  /// Collective operations recorded so far, AwaitSlices to AwaitPublished included.
-  int64_t operations() const { return operations_; }
+  /// Operations so far, by name.
+  const std::map<std::string, int64_t>& operations() const { return operations_; }
 
  private:
   std::string Key(const char* operation, int bucket, int64_t count, int64_t per_step) const;
@@ -144,7 +144,7 @@ class RecorderCommunicator : public Communicator {
   std::vector<std::vector<Bf16>> landing_;
   int64_t exchanges_ = 0;
   int64_t reductions_ = 0;
-  int64_t operations_ = 0;
+  std::map<std::string, int64_t> operations_;
 };
 
 }  // namespace shardstep

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -32,8 +33,8 @@ const CommunicatorTraits kTransient{.slices_persist = false, .landing_buckets = 
 // One rank of a recorded job and the trainer that drives it.
 class RecordedRank {
  public:
-  RecordedRank(const Case& c, const OptimizerOptions& options, const ShardLayout& layout, Recording* recording,
-               RecorderWorld* world, int rank)
+  RecordedRank(const OptimizerOptions& options, const ShardLayout& layout, Recording* recording, RecorderWorld* world,
+               int rank)
       : layout_(layout),
         caller_(recording, 3 * rank, "caller"),
         exchange_(recording, 3 * rank + 1, "exchange"),
@@ -52,7 +53,6 @@ class RecordedRank {
                                                                .caller = &caller_,
                                                                .exchange = &exchange_,
                                                                .update = &update_});
-    (void)c;
   }
 
   // A forward reads every weight, then backward overwrites every gradient, last parameter first.
@@ -123,7 +123,7 @@ Recording Record(const Case& c, const std::set<std::string>& deleted) {
   RecorderWorld world(c.world_size, layout.arena_elements(), c.traits, c.micro_steps);
   std::vector<std::unique_ptr<RecordedRank>> ranks;
   for (int r = 0; r < c.world_size; ++r) {
-    ranks.push_back(std::make_unique<RecordedRank>(c, options, layout, &recording, &world, r));
+    ranks.push_back(std::make_unique<RecordedRank>(options, layout, &recording, &world, r));
   }
   for (int step = 0; step < 4; ++step) {
     for (int r = 0; r < c.world_size; ++r) {
@@ -142,7 +142,7 @@ Recording Record(const Case& c, const std::set<std::string>& deleted) {
     }
   }
   if (c.world_size == 1) {
-    EXPECT_EQ(ranks[0]->communicator().operations(), 0);  // L4
+    EXPECT_TRUE(ranks[0]->communicator().operations().empty());  // L4
   }
   return recording;
 }
@@ -163,6 +163,30 @@ TEST_P(RecordedSchedule, S4EveryWaitIsNeeded) {
     EXPECT_FALSE(Record(GetParam(), {key}).Problems().empty()) << "redundant: " << key;
   }
   std::cout << keys.size() << " waits deleted in turn, each caught\n";
+}
+
+// S5: a step of K micro-steps exchanges every bucket K times, decides once and publishes every bucket once.
+TEST(Schedule, S5CountsEveryOperation) {
+  for (const int64_t micro_steps : {1, 2, 5}) {
+    OptimizerOptions options;
+    options.micro_steps = micro_steps;
+    const ShardLayout layout = ThreeBuckets(2);
+    Recording recording;
+    RecorderWorld world(2, layout.arena_elements(), kShared, micro_steps);
+    RecordedRank rank(options, layout, &recording, &world, 0);
+    for (int step = 0; step < 2; ++step) {
+      for (int64_t k = 0; k < micro_steps; ++k) rank.MicroStep();
+      rank.Step();
+    }
+    const std::map<std::string, int64_t> expected = {{"Exchange", 2 * 3 * micro_steps},
+                                                     {"AwaitSlices", 2 * 3 * micro_steps},
+                                                     {"Release", 2 * 3 * micro_steps},
+                                                     {"AwaitReleased", 3 * (2 * micro_steps - 1)},
+                                                     {"AllReduceSmall", 2},
+                                                     {"Publish", 2 * 3},
+                                                     {"AwaitPublished", 3}};
+    EXPECT_EQ(rank.communicator().operations(), expected);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

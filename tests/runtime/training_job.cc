@@ -41,6 +41,7 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   for (int p = 0; p < count; ++p) ASSERT_TRUE(optimizer.WeightsReady(p).ok());
   for (const int p : order) {
     if (micro_batch >= job.micro_batches) break;
+    if (job.before_gradient) job.before_gradient(optimizer.rank());
     ASSERT_TRUE(optimizer.GradientWritable(p).ok());
     const absl::Span<Bf16> gradient = optimizer.gradient(p);
     for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) gradient[i] = job.gradient(step, micro_batch, p, i);

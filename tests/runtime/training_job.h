@@ -25,8 +25,9 @@ struct TrainingJob {
   OptimizerOptions options;
   std::vector<ParameterSpec> parameters = MixedParameters();
   Gradient gradient = MixedGradient;
-  WrapCommunicator wrap;          ///< puts an adaptor around a rank's communicator
-  uint64_t ready_order_seed = 0;  ///< not 0: every rank marks gradients in another order
+  std::function<void(int rank)> before_gradient;  ///< called before each gradient is written
+  WrapCommunicator wrap;                          ///< puts an adaptor around a rank's communicator
+  uint64_t ready_order_seed = 0;                  ///< not 0: every rank marks gradients in another order
   bool unused_last_parameter = false;
 
   static std::vector<ParameterSpec> MixedParameters();

@@ -46,7 +46,7 @@ TEST(FormatDurationTest, PicksUnits) {
 TEST(ProgressLineTest, OverwritesItselfOnATerminal) {
   std::ostringstream out;
   {
-    ProgressLine line(out, true);
+    ProgressLine line(out, 400);
     line.Print("start");
     line.Show(Example());
     line.Show(Example());
@@ -56,10 +56,19 @@ TEST(ProgressLineTest, OverwritesItselfOnATerminal) {
   EXPECT_EQ(out.str(), "start\n\r\x1b[K" + example + "\r\x1b[K" + example + "\r\x1b[Ksaved\n" + example + "\n");
 }
 
+TEST(ProgressLineTest, IsCutToTheTerminal) {
+  std::ostringstream out;
+  {
+    ProgressLine line(out, 20);
+    line.Show({.step = 1, .steps = 2});
+  }
+  EXPECT_EQ(out.str(), "\r\x1b[K" + FormatProgress({.step = 1, .steps = 2}).substr(0, 19) + "\n");
+}
+
 TEST(ProgressLineTest, IsOneLinePerStepElsewhere) {
   std::ostringstream out;
   {
-    ProgressLine line(out, false);
+    ProgressLine line(out, 0);
     line.Show(Example());
     line.Print("saved");
     line.Show(Example());

@@ -1,5 +1,6 @@
 #include "shardstep/tools/train/progress.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -46,8 +47,10 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::Show(const StepProgress& progress) {
-  const std::string line = FormatProgress(progress);
-  if (is_terminal_) {
+  std::string line = FormatProgress(progress);
+  if (columns_ > 0) {
+    // A line that wraps could not be overwritten, nor one that fills the last column.
+    line.resize(std::min(line.size(), static_cast<size_t>(columns_) - 1));
     out_ << kReturnAndClear << line << std::flush;
     shown_ = line;
   } else {

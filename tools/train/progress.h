@@ -35,8 +35,8 @@ std::string FormatDuration(double seconds);
 /// Shows steps as they finish: on a terminal one line that overwrites itself, elsewhere one line per step. One thread.
 class ProgressLine {
  public:
-  /// `out` must outlive this object.
-  ProgressLine(std::ostream& out, bool is_terminal) : out_(out), is_terminal_(is_terminal) {}
+  /// `out` must outlive this object. `columns` of the terminal behind it, which the line is cut to; 0: none.
+  ProgressLine(std::ostream& out, int columns) : out_(out), columns_(columns) {}
   /// Leaves the last line standing.
   ~ProgressLine();
   ProgressLine(const ProgressLine&) = delete;
@@ -48,7 +48,7 @@ class ProgressLine {
 
  private:
   std::ostream& out_;
-  bool is_terminal_;
+  int columns_;
   std::string shown_;  ///< what stands on the terminal's last line
 };
 

@@ -1,4 +1,5 @@
 // shardstep_train: trains a byte-level GPT with a sharded step, on ranks that mpirun started or on threads.
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "shardstep/comm/inproc/thread_rendezvous.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
@@ -19,6 +21,8 @@
 namespace shardstep {
 namespace {
 
+constexpr int kUsualColumns = 80;
+
 // How a rank ended: the status and what it was doing.
 struct Outcome {
   absl::Status status;
@@ -27,26 +31,40 @@ struct Outcome {
 
 int Report(const Outcome& outcome, int rank) {
   const ExitCode code = ExitCodeOf(outcome.status, outcome.phase);
-  if (code != ExitCode::kOk) std::cerr << "shardstep_train, rank " << rank << ": " << outcome.status << std::endl;
+  if (code != ExitCode::kOk) {
+    std::cerr << "shardstep_train, rank " << rank << ": " << absl::StatusCodeToString(outcome.status.code()) << ": "
+              << outcome.status.message() << std::endl;
+  }
   return static_cast<int>(code);
 }
 
-// mpirun gives every rank a terminal of its own, whatever stands behind it; the launcher script knows.
-bool IsTerminal() {
-  const char* launcher_says = std::getenv("SHARDSTEP_TERMINAL");
-  return launcher_says != nullptr ? absl::string_view(launcher_says) == "1" : isatty(STDOUT_FILENO) == 1;
+// Columns of the terminal behind standard output; 0: there is none. mpirun gives every rank a terminal of its own,
+// whatever stands behind it; the launcher script knows.
+int TerminalColumns() {
+  int columns = 0;
+  const char* launcher_says = std::getenv("SHARDSTEP_TERMINAL_COLUMNS");
+  if (launcher_says != nullptr && absl::SimpleAtoi(launcher_says, &columns)) return std::max(0, columns);
+  if (isatty(STDOUT_FILENO) != 1) return 0;
+  winsize size{};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kUsualColumns;
 }
 
 Outcome RunRank(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous) {
   const SharedMemoryOptions shared_memory{.wait_deadline = options.optimizer.wait_deadline};
   auto communicator = options.backend == TrainBackend::kShm ? CreateShmCommunicator(rendezvous, shared_memory)
                                                             : CreateInprocCommunicator(rendezvous, shared_memory);
-  if (!communicator.ok()) return {communicator.status()};
-  auto trainer = Trainer::Create(options, corpus, rendezvous, *std::move(communicator), std::cout, IsTerminal());
-  if (!trainer.ok()) return {trainer.status()};
-  const absl::Status status = (*trainer)->Run();
-  if (!status.ok()) (*trainer)->Abort(status);
-  return {status, Phase::kRun};
+  Outcome outcome{communicator.status()};
+  if (communicator.ok()) {
+    auto trainer = Trainer::Create(options, corpus, rendezvous, *std::move(communicator), std::cout, TerminalColumns());
+    outcome.status = trainer.status();
+    if (trainer.ok()) {
+      outcome = {(*trainer)->Run(), Phase::kRun};
+      if (!outcome.status.ok()) (*trainer)->Abort(outcome.status);
+    }
+  }
+  // The others may be in a meeting, where no abort of the data path reaches them.
+  if (!outcome.status.ok()) rendezvous.Fail(outcome.status);
+  return outcome;
 }
 
 int RunProcess(const TrainOptions& options, const Corpus& corpus) {

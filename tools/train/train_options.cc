@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/proto/train.pb.h"
 
 namespace shardstep {
@@ -11,7 +12,6 @@ namespace {
 
 constexpr int64_t kMaxSteps = int64_t{1} << 40;
 // A gradient's place has 24 bits for the micro-batch.
-constexpr int64_t kMaxMicroBatches = int64_t{1} << 24;
 constexpr int64_t kMaxSequences = 1 << 16;
 constexpr int64_t kMaxWindows = 1 << 20;
 constexpr int64_t kMaxGeneratedBytes = 1 << 20;

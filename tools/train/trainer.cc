@@ -11,7 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "shardstep/proto/train.pb.h"
+#include "shardstep/runtime/agreement.h"
 #include "shardstep/tools/train/generate.h"
 
 namespace shardstep {
@@ -44,44 +46,63 @@ absl::StatusOr<std::vector<double>> ToDoubles(const std::string& bytes, size_t r
 }  // namespace
 
 Trainer::Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, std::ostream& out,
-                 bool is_terminal)
+                 int terminal_columns)
     : options_(options), corpus_(corpus), rendezvous_(rendezvous), out_(out) {
-  if (is_first()) progress_ = std::make_unique<ProgressLine>(out, is_terminal);
+  if (is_first()) progress_ = std::make_unique<ProgressLine>(out, terminal_columns);
 }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& options, const Corpus& corpus,
                                                          Rendezvous& rendezvous,
                                                          std::unique_ptr<Communicator> communicator, std::ostream& out,
-                                                         bool is_terminal) {
-  std::unique_ptr<Trainer> trainer(new Trainer(options, corpus, rendezvous, out, is_terminal));
+                                                         int terminal_columns) {
+  std::unique_ptr<Trainer> trainer(new Trainer(options, corpus, rendezvous, out, terminal_columns));
   SHARDSTEP_RETURN_IF_ERROR(trainer->Start(std::move(communicator)));
   return trainer;
 }
 
-absl::Status Trainer::Start(std::unique_ptr<Communicator> communicator) {
-  const int world_size = rendezvous_.world_size();
+absl::Status Trainer::OpenRecordsAndModel() {
   if (options_.records_path && is_first()) {
     records_.open(*options_.records_path, options_.resume ? std::ios::app : std::ios::trunc);
     if (!records_) return absl::PermissionDeniedError(absl::StrCat("cannot write ", *options_.records_path));
   }
   SHARDSTEP_RETURN_IF_ERROR(SetComputeThreads(options_.compute_threads));
   SHARDSTEP_ASSIGN_OR_RETURN(model_, Model<Bf16>::Create(options_.model, options_.sequences, FastestMatmulRoute()));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Start(std::unique_ptr<Communicator> communicator) {
+  const int world_size = rendezvous_.world_size();
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnStatus(rendezvous_, "start of the trainer", OpenRecordsAndModel(), kLongestEvaluation));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnConfiguration(DescribeRun(), rendezvous_, kLongestEvaluation));
   OptimizerOptions optimizer_options = options_.optimizer;
-  optimizer_options.micro_steps = (options_.micro_batches + world_size - 1) / world_size;
+  optimizer_options.micro_steps = micro_steps();
   const std::vector<ParameterSpec> parameters = ModelParameters(options_.model);
   SHARDSTEP_ASSIGN_OR_RETURN(const MemoryEstimate memory,
                              ShardedOptimizer::EstimateMemory(optimizer_options, parameters, world_size));
   SHARDSTEP_ASSIGN_OR_RETURN(
       optimizer_, ShardedOptimizer::Create(optimizer_options, parameters, std::move(communicator), &rendezvous_));
   Print(absl::StrFormat(
-      "%d parameters, %d ranks, %d micro-batches in %d micro-steps; products in %s; %.1f MiB per rank and %.1f MiB of "
-      "weights per host",
-      optimizer_->layout().total_elements(), world_size, options_.micro_batches, optimizer_options.micro_steps,
+      "%d parameters, %d ranks, %d micro-batches in %d micro-steps; matrix products in %s; %.1f MiB per rank and "
+      "%.1f MiB of weights per host",
+      optimizer_->layout().total_elements(), world_size, options_.micro_batches, micro_steps(),
       MatmulRouteName(model_->route()), ToMiB(memory.rank_bytes()), ToMiB(memory.weights_shared_bytes)));
   SHARDSTEP_RETURN_IF_ERROR(LoadOrInitialize());
   windows_.resize(options_.sequences * model_->window_bytes());
   first_step_ = optimizer_->step();
   return absl::OkStatus();
+}
+
+std::vector<std::string> Trainer::DescribeRun() const {
+  std::vector<std::string> lines = absl::StrSplit(CallerState(), '\n', absl::SkipEmpty());
+  lines.push_back(absl::StrCat("matrix products = ", MatmulRouteName(model_->route())));
+  lines.push_back(absl::StrCat("poison_step = ", options_.poison_step.value_or(0)));
+  lines.push_back(absl::StrCat("stop_after = ", options_.stop_after.value_or(0)));
+  lines.push_back(absl::StrCat("resume = ", options_.resume));
+  lines.push_back(absl::StrCat("evaluation windows = ", options_.evaluate_windows));
+  lines.push_back(absl::StrCat("evaluation interval = ", options_.evaluate_interval_steps));
+  lines.push_back(absl::StrCat("checkpoint interval = ", options_.checkpoint_interval_steps));
+  return lines;
 }
 
 absl::Status Trainer::LoadOrInitialize() {
@@ -91,7 +112,8 @@ absl::Status Trainer::LoadOrInitialize() {
     for (const std::string& warning : warnings) Print(absl::StrCat("warning: ", warning));
     if (state.ok()) {
       Print(absl::StrCat("resumed after step ", optimizer_->step()));
-      return CheckCallerState(*state);
+      WarnOfOtherSettings(*state);
+      return absl::OkStatus();
     }
     if (!absl::IsNotFound(state.status())) return state.status();
     Print(absl::StrCat("starting afresh: ", state.status().message()));
@@ -111,14 +133,13 @@ std::string Trainer::CallerState() const {
       options_.max_norm.value_or(std::numeric_limits<double>::infinity()));
 }
 
-absl::Status Trainer::CheckCallerState(const std::string& saved) {
+void Trainer::WarnOfOtherSettings(const std::string& saved) {
   const std::string mine = CallerState();
-  if (saved == mine) return absl::OkStatus();
+  if (saved == mine) return;
   Print(
       absl::StrCat("warning: the checkpoint was written by a run with other settings; this run will not end as that "
                    "one would have.\nthat run:\n",
                    saved, "this run:\n", mine));
-  return absl::OkStatus();
 }
 
 absl::Status Trainer::Run() {
@@ -133,18 +154,23 @@ absl::Status Trainer::Run() {
     if (evaluate && !last) SHARDSTEP_RETURN_IF_ERROR(Evaluate());
     if (options_.checkpoint_directory && (save || last)) SHARDSTEP_RETURN_IF_ERROR(Save());
   }
-  if (optimizer_->step() >= options_.steps()) {
-    SHARDSTEP_RETURN_IF_ERROR(Evaluate());
-    SHARDSTEP_RETURN_IF_ERROR(GenerateText());
-  }
-  return PrintDigests();
+  const bool at_the_end = optimizer_->step() >= options_.steps();
+  if (at_the_end) SHARDSTEP_RETURN_IF_ERROR(Evaluate());
+  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer_->Digests());
+  // From here on rank 0 is alone; nobody waits for it.
+  if (at_the_end) SHARDSTEP_RETURN_IF_ERROR(GenerateText());
+  progress_.reset();
+  if (!is_first()) return absl::OkStatus();
+  out_ << "digest weights=" << digests.weights.ToHex() << " master=" << digests.master.ToHex()
+       << " state=" << digests.first_moment.ToHex() << digests.second_moment.ToHex() << " step=" << optimizer_->step()
+       << std::endl;
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::TrainStep(int64_t step) {
   StepInFlight next;
   const int64_t begin_ns = NowNs();
-  const int64_t micro_steps = (options_.micro_batches + rendezvous_.world_size() - 1) / rendezvous_.world_size();
-  for (int64_t k = 0; k < micro_steps; ++k) SHARDSTEP_RETURN_IF_ERROR(MicroStep(step, k, &next));
+  for (int64_t k = 0; k < micro_steps(); ++k) SHARDSTEP_RETURN_IF_ERROR(MicroStep(step, k, &next));
   // Only now: the step before overlapped this one's first forward.
   SHARDSTEP_RETURN_IF_ERROR(FinishStep());
   SHARDSTEP_RETURN_IF_ERROR(optimizer_->Step({.learning_rate = LearningRate(options_.learning_rate, step),
@@ -236,10 +262,9 @@ absl::Status Trainer::Report(const StepRecord& record, const StepInFlight& step,
       .eta_seconds = static_cast<double>(NowNs() - run_begin_ns_) * 1e-9 / static_cast<double>(done) *
                      static_cast<double>(options_.steps() - record.step)};
   progress_->Show(progress);
-  if (record.non_finite) {
-    progress_->Print(absl::StrFormat("step %d skipped: non-finite gradient of micro-batch %d (rank %d), %s[%d]",
-                                     record.step, record.non_finite->micro_batch, record.non_finite->rank,
-                                     record.non_finite->parameter, record.non_finite->element));
+  if (!record.applied) {
+    progress_->Print(absl::StrFormat("step %d skipped, the %d. in a row and %d in all: %s", record.step,
+                                     record.consecutive_skips, record.skipped_steps, WhatWasNotFinite(record)));
   }
   if (!records_.is_open()) return absl::OkStatus();
   proto::TrainRecord message;
@@ -297,17 +322,6 @@ absl::Status Trainer::GenerateText() {
       const std::string text,
       Generate(*model, Hooks(0, 0, nullptr), kPrompt, {.bytes = options_.generate_bytes, .seed = options_.seed}));
   Print(absl::StrCat("generated text:\n", text));
-  return absl::OkStatus();
-}
-
-absl::Status Trainer::PrintDigests() {
-  optimizer_->SetAway(kLongestEvaluation);
-  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer_->Digests());
-  progress_.reset();
-  if (!is_first()) return absl::OkStatus();
-  out_ << "digest weights=" << digests.weights.ToHex() << " master=" << digests.master.ToHex()
-       << " state=" << digests.first_moment.ToHex() << digests.second_moment.ToHex() << " step=" << optimizer_->step()
-       << std::endl;
   return absl::OkStatus();
 }
 

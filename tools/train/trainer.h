@@ -25,18 +25,18 @@ class Trainer {
  public:
   /// Collective. Makes the model and the optimizer, and fills the weights: from the newest whole checkpoint when
   /// options.resume is set and there is one, else initial ones. `options`, `corpus`, `rendezvous` and `out` outlive the
-  /// trainer.
+  /// trainer. `terminal_columns` of the terminal behind `out`; 0: none.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainOptions& options, const Corpus& corpus,
                                                          Rendezvous& rendezvous,
                                                          std::unique_ptr<Communicator> communicator, std::ostream& out,
-                                                         bool is_terminal);
+                                                         int terminal_columns);
 
   /// Collective. Trains to the end of the schedule or to options.stop_after, evaluates, saves, generates text, and
   /// prints the digest line.
   absl::Status Run();
 
   /// Ends the job of all ranks.
-  void Abort(const absl::Status& reason) { optimizer_->Abort(reason.ToString()); }
+  void Abort(const absl::Status& reason) { optimizer_->Abort(reason); }
 
  private:
   /// A step between Step and FinishStep: what this rank knows of it.
@@ -48,13 +48,19 @@ class Trainer {
   };
 
   Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, std::ostream& out,
-          bool is_terminal);
+          int terminal_columns);
   absl::Status Start(std::unique_ptr<Communicator> communicator);
+  absl::Status OpenRecordsAndModel();
+  /// What must be the same on every rank besides the optimizer's configuration, one line per field.
+  std::vector<std::string> DescribeRun() const;
   absl::Status LoadOrInitialize();
-  absl::Status CheckCallerState(const std::string& saved);
+  void WarnOfOtherSettings(const std::string& saved);
   /// What must be equal for a resumed run to continue as if it had not stopped, one line per field.
   std::string CallerState() const;
 
+  int64_t micro_steps() const {
+    return (options_.micro_batches + rendezvous_.world_size() - 1) / rendezvous_.world_size();
+  }
   bool is_first() const { return rendezvous_.rank() == 0; }
   absl::Status TrainStep(int64_t step);
   absl::Status MicroStep(int64_t step, int64_t micro_step, StepInFlight* in_flight);
@@ -68,7 +74,6 @@ class Trainer {
   absl::Status Evaluate();
   absl::Status Save();
   absl::Status GenerateText();
-  absl::Status PrintDigests();
   void Print(const std::string& line);
 
   const TrainOptions& options_;
