@@ -14,7 +14,6 @@ namespace {
 constexpr int64_t kMaxGroups = 1024;
 constexpr int64_t kMaxBucketBytes = int64_t{1} << 40;
 constexpr int64_t kMaxUpdateThreads = 1024;
-// A gradient's place has 24 bits for the micro-batch.
 constexpr double kMaxDeadlineSeconds = 30 * 86400;
 
 /// The shortest decimal that reads back as the same double.

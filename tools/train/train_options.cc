@@ -11,7 +11,6 @@ namespace shardstep {
 namespace {
 
 constexpr int64_t kMaxSteps = int64_t{1} << 40;
-// A gradient's place has 24 bits for the micro-batch.
 constexpr int64_t kMaxSequences = 1 << 16;
 constexpr int64_t kMaxWindows = 1 << 20;
 constexpr int64_t kMaxGeneratedBytes = 1 << 20;
