@@ -26,9 +26,4 @@ trap 'rm -f "$output"' EXIT
 deploy/mpirun.sh "$ranks" "$build_dir/tools/train/shardstep_train" --options deploy/shakespeare.textproto "$@" |
   tee "$output"
 
-bits_per_byte=$(sed -n 's/.*held-out bits per byte: \([0-9.]*\).*/\1/p' "$output" | tail -n 1)
-if ! awk -v got="$bits_per_byte" -v limit="$limit_bits_per_byte" 'BEGIN { exit !(got != "" && got + 0 <= limit + 0) }'; then
-  echo "quickstart: held-out bits per byte ${bits_per_byte:-missing}, worse than the limit $limit_bits_per_byte" >&2
-  exit 1
-fi
-echo "quickstart: held-out bits per byte $bits_per_byte, within the limit $limit_bits_per_byte"
+deploy/check_held_out.sh "$output" "$limit_bits_per_byte"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "shardstep/comm/inproc/thread_rendezvous.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
@@ -32,8 +33,10 @@ struct Outcome {
 int Report(const Outcome& outcome, int rank) {
   const ExitCode code = ExitCodeOf(outcome.status, outcome.phase);
   if (code != ExitCode::kOk) {
-    std::cerr << "shardstep_train, rank " << rank << ": " << absl::StatusCodeToString(outcome.status.code()) << ": "
-              << outcome.status.message() << std::endl;
+    // In one piece, as other ranks write to the same place.
+    std::cerr << absl::StrCat("shardstep_train, rank ", rank, ": ", absl::StatusCodeToString(outcome.status.code()),
+                              ": ", outcome.status.message(), "\n")
+              << std::flush;
   }
   return static_cast<int>(code);
 }
