@@ -72,7 +72,7 @@ std::vector<Knob> Knobs() {
   };
   integer("bucket_bytes", "1", "0", "1099511627776", "1099511627777");
   integer("update_threads", "0", "-2", "1024", "1025");
-  integer("micro_steps", "1", "0", "16777216", "16777217");
+  integer("micro_steps", "1", "0", "16777215", "16777216");
   integer("max_consecutive_skips", "1", "0", "9223372036854775807", "");
   integer("keep_checkpoints", "1", "0", "2147483647", "");
   for (const std::string good : {"SKIP", "ERROR", "IGNORE"}) knobs.push_back({"non_finite: " + good, ""});

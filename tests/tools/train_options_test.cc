@@ -44,7 +44,7 @@ const std::vector<Knob>& Knobs() {
       {"model.heads", {"0", "193", "5"}, {"1", "192"}},
       {"model.context", {"0", "65537"}, {"1", "65536"}},
       {"schedule.steps", {"0", "1099511627777", "49"}, {"50", "1099511627776"}},
-      {"schedule.micro_batches", {"0", "16777217"}, {"1", "16777216"}},
+      {"schedule.micro_batches", {"0", "16777216"}, {"1", "16777215"}},
       {"schedule.sequences", {"0", "65537"}, {"1", "65536"}},
       {"schedule.learning_rate", {"0", "nan", "inf", "1e39", "-1e-3"}, {"1e-3", "1"}},
       {"schedule.warmup_steps", {"1001"}, {"0", "1000"}},
