@@ -22,10 +22,12 @@ absl::Status Wrong(absl::string_view field, absl::string_view why) {
 
 absl::Status CheckCounters(const Manifest& manifest) {
   if (manifest.step < 0) return Wrong("step", "negative");
-  if (manifest.applied_steps < 0 || manifest.applied_steps > manifest.step)
+  if (manifest.applied_steps < 0 || manifest.applied_steps > manifest.step) {
     return Wrong("applied_steps", "out of range");
-  if (manifest.skipped_steps < 0 || manifest.skipped_steps > manifest.step)
+  }
+  if (manifest.skipped_steps < 0 || manifest.skipped_steps > manifest.step) {
     return Wrong("skipped_steps", "out of range");
+  }
   if (manifest.consecutive_skips < 0 || manifest.consecutive_skips > manifest.skipped_steps) {
     return Wrong("consecutive_skips", "out of range");
   }

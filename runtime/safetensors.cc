@@ -178,8 +178,9 @@ absl::StatusOr<int64_t> SafetensorsHeaderBytes(absl::string_view first_bytes, in
   std::memcpy(&length, first_bytes.data(), sizeof(length));
   if (length > kMaxSafetensorsHeaderBytes) return absl::DataLossError(absl::StrCat("header of ", length, " bytes"));
   const int64_t bytes = kSafetensorsLengthBytes + static_cast<int64_t>(length);
-  if (bytes > file_bytes)
+  if (bytes > file_bytes) {
     return absl::DataLossError(absl::StrCat("header of ", length, " bytes, file of ", file_bytes));
+  }
   return bytes;
 }
 
