@@ -84,7 +84,8 @@ class ModelImpl final : public Model<typename Route::Storage> {
                                      nullptr);
       sum = SumLosses(sum, rows);
     }
-    return sum / static_cast<double>(static_cast<int64_t>(windows.size()) / window_bytes * context_.config.context);
+    const int64_t predictions = static_cast<int64_t>(windows.size()) / window_bytes * context_.config.context;
+    return sum / static_cast<double>(predictions);
   }
 
   absl::Status NextByteLogits(absl::Span<const uint8_t> text, const Hooks& hooks, absl::Span<double> logits) override {
