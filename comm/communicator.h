@@ -8,17 +8,34 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "shardstep/comm/buffer.h"
+#include "shardstep/comm/dtype.h"
 #include "shardstep/comm/slice.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/comm/stream.h"
 
 namespace shardstep {
 
-/// Where one bucket lies in the gradient arena and in the weight arena (same offsets): `world_size` shards of
-/// `shard_elements` bf16 each, rank 0's first.
+/// Where one bucket lies: `world_size` shards of `shard_elements` each, rank 0's first, in the gradient arena and in
+/// the weight arena. Offsets are multiples of 64 bytes.
 struct BucketExtent {
-  int64_t begin_element = 0;
   int64_t shard_elements = 0;
+  DType gradient_dtype = DType::kBf16;
+  DType weight_dtype = DType::kBf16;
+  int64_t gradient_begin_byte = 0;
+  int64_t weight_begin_byte = 0;
+};
+
+/// What Allocate makes, and what the caller brings. Equal on every rank, but for addresses.
+struct ArenaRequest {
+  absl::Span<const BucketExtent> buckets;
+  /// Every rank has weights of its own, and its Destinations are the copies of all ranks. Otherwise ranks of a host see
+  /// one copy. No difference where ranks share no memory.
+  bool private_weights = false;
+  /// Weights that exist already, shared with ranks outside of this communicator (the weights of its host). Empty: made.
+  BufferView weights;
+  /// What each rank sends to each owner in one exchange: 0, the gradients of its own arena; else as many contributions,
+  /// given to each Exchange, and no gradient arena is made.
+  int contributions = 0;
 };
 
 /// What a plan must know about a backend. Data, so that no scheduler asks which backend it runs on.
@@ -29,6 +46,8 @@ struct CommunicatorTraits {
   int landing_buckets = 0;
   /// Exchange needs a stream of its own; otherwise it is issued on the caller's stream.
   bool separate_exchange_stream = false;
+  /// Takes `contributions`, and `weights` that exist: fit to join the hosts of a job.
+  bool joins_hosts = false;
 };
 
 /// The content of one small all-reduce, at most 1 KiB: integers only, so its bits do not depend on any order.
@@ -59,34 +78,40 @@ class Communicator {
   virtual int world_size() const = 0;
   virtual CommunicatorTraits traits() const = 0;
 
-  /// Collective, once. Makes this rank's gradient arena and the weight arena, zero-filled, for `buckets` (equal on
-  /// every rank). ResourceExhausted names what did not fit, before anything is written.
-  virtual absl::Status Allocate(absl::Span<const BucketExtent> buckets) = 0;
-  /// bf16, this rank's own gradients, the whole arena.
+  /// Collective, once. Makes this rank's gradient arena and the weight arena, zero-filled. ResourceExhausted names what
+  /// did not fit, before anything is written.
+  virtual absl::Status Allocate(const ArenaRequest& request) = 0;
+  /// This rank's own gradients, the whole arena.
   virtual BufferView gradients() = 0;
-  /// bf16, the whole arena as this rank reads it. One copy per host: ranks of a host see the same memory.
+  /// The whole arena as this rank reads it.
   virtual BufferView weights() = 0;
 
   /// This rank's gradients of `bucket` are complete (in stream order): lets the owners have their slices.
-  virtual absl::Status Exchange(int bucket, int64_t micro_step, Stream& stream) = 0;
+  /// `contributions`: as many as Allocate was told, each with the bucket's shards of all ranks at `data`, of any dtype,
+  /// the same ones on every rank but for `rank`; their memory must stay as it is until AwaitReleased.
+  virtual absl::Status Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions,
+                                Stream& stream) = 0;
   /// Later work on `stream` may read slices(bucket, micro_step).
   virtual absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) = 0;
-  /// One slice per rank, in rank order, of this rank's shard of `bucket`, which is micro-batch
-  /// (micro-step within the step) * world_size + rank. Valid between AwaitSlices and Release.
+  /// This rank's shard of `bucket` from every rank, in rank order. With contributions: each rank's, in the order of its
+  /// Exchange; `rank` is then the communicator's and all else as in this rank's own contributions, which the caller
+  /// translates. The span is there from Exchange on, what it points to between AwaitSlices and Release.
   virtual absl::Span<const Slice> slices(int bucket, int64_t micro_step) = 0;
   /// This rank has read its slices of `bucket` (in stream order).
   virtual absl::Status Release(int bucket, int64_t micro_step, Stream& stream) = 0;
-  /// Later work on `stream` may overwrite this rank's gradients of `bucket`: every owner has released `micro_step`.
+  /// Later work on `stream` may overwrite this rank's gradients or contributions of `bucket`: every owner has released
+  /// `micro_step`, or has a copy.
   virtual absl::Status AwaitReleased(int bucket, int64_t micro_step, Stream& stream) = 0;
 
   /// In place; `reduction` must live until the stream has passed it. Completion proves that every rank has come here.
   virtual absl::Status AllReduceSmall(SmallReduction* reduction, Stream& stream) = 0;
 
-  /// Where the owner writes its bf16 shard of `bucket`: one address per copy that it has to fill.
-  virtual absl::Span<Bf16* const> Destinations(int bucket) = 0;
+  /// Where the owner writes its shard of `bucket`, in the bucket's weight dtype: one address per copy that it has to
+  /// fill, its own first.
+  virtual absl::Span<void* const> Destinations(int bucket) = 0;
   /// This rank's shard of `bucket` is written to all destinations (in stream order).
   virtual absl::Status Publish(int bucket, int64_t step, Stream& stream) = 0;
-  /// Later work on `stream` may read all weights of `bucket` as of `step`.
+  /// Later work on `stream` may read all weights of `bucket` as of `step`, and overwrite this rank's shard of them.
   virtual absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) = 0;
 
   /// Ends every present and future wait of all ranks with Aborted naming this rank and `reason`, whose CauseOf is that

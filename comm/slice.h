@@ -1,17 +1,20 @@
 #ifndef SHARDSTEP_COMM_SLICE_H_
 #define SHARDSTEP_COMM_SLICE_H_
 
-#include <cstdint>
-
-#include "shardstep/comm/bf16.h"
+#include "shardstep/comm/dtype.h"
 
 namespace shardstep {
 
-/// One peer's contribution to a shard: bf16 gradients of `rank`, `shard_elements` of them, readable by the owner.
-/// A slice carries one micro-batch; its number follows from the micro-step and the rank.
+/// A contribution to the gradient of a shard: `shard_elements` of `dtype`, readable by the owner. Either the gradients
+/// of one micro-batch, as its rank computed them, or a partial sum.
 struct Slice {
-  const Bf16* data = nullptr;
-  int rank = 0;
+  const void* data = nullptr;
+  DType dtype = DType::kBf16;
+  int rank = 0;  ///< whose micro-batch it is; of a partial sum the first
+  /// Consecutive ranks whose micro-batches it carries. More than one: a partial sum.
+  int ranks = 1;
+  /// A sum: inf and NaN in it were named by whoever formed it, who had the gradients.
+  bool partial = false;
 };
 
 }  // namespace shardstep

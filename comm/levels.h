@@ -1,0 +1,43 @@
+#ifndef SHARDSTEP_COMM_LEVELS_H_
+#define SHARDSTEP_COMM_LEVELS_H_
+
+#include <memory>
+#include <vector>
+
+#include "shardstep/comm/communicator.h"
+
+namespace shardstep {
+
+/// The ranks of a job as hosts: which rank is on which, all hosts with equally many ranks.
+///
+/// A bucket's shards are laid out rail by rail, where rail l joins the l-th rank of every host: the shard of rank
+/// hosts[h][l] is the bucket's number l * hosts.size() + h. So what one level calls a shard is consecutive shards to
+/// the next: within a host, ranks exchange rails; between hosts, the ranks of one rail exchange their shards of it.
+struct HostMap {
+  std::vector<std::vector<int>> hosts;  ///< ranks, ascending within a host; hosts by their lowest rank
+  int host = 0;                         ///< of this rank
+  int local_rank = 0;                   ///< its place in hosts[host]
+
+  int host_count() const { return static_cast<int>(hosts.size()); }
+  int ranks_per_host() const { return hosts.empty() ? 1 : static_cast<int>(hosts[0].size()); }
+  /// The ranks by the position of their shards in a bucket.
+  std::vector<int> RanksByPosition() const;
+};
+
+/// How the ranks of one job reach each other: one communicator among all ranks, or two levels.
+struct CommunicatorLevels {
+  CommunicatorLevels() = default;
+  /// One level.
+  CommunicatorLevels(std::unique_ptr<Communicator> all_ranks) : host(std::move(all_ranks)) {}  // NOLINT: a conversion
+
+  /// Among the ranks of this host; with one level among all ranks of the job.
+  std::unique_ptr<Communicator> host;
+  /// Among the ranks of this rank's rail, in the order of hosts; nullptr with one level.
+  std::unique_ptr<Communicator> network;
+  /// With two levels; empty with one.
+  HostMap map;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_COMM_LEVELS_H_
