@@ -13,6 +13,8 @@ struct AdamWOptions {
   double epsilon = 1e-8;
   double weight_decay = 0.01;
   double learning_rate_factor = 1.0;
+
+  bool operator==(const AdamWOptions&) const = default;
 };
 
 /// What a kernel multiplies with: computed in double, rounded to fp32 once each.

@@ -9,12 +9,14 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "shardstep/comm/bf16.h"
+#include "shardstep/comm/buffer.h"
 #include "shardstep/comm/slice.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/comm/stream.h"
-#include "shardstep/optimizer/adamw.h"
 #include "shardstep/optimizer/exact_sum.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/update_rule.h"
 
 namespace shardstep {
 
@@ -40,44 +42,70 @@ struct ScanResult {
   void Merge(const ScanResult& other);
 };
 
-/// The sum of one bucket's shard: s = accumulator_in (or +0), then s = s + float(slice) slice by slice, fp32. A block
-/// that holds a sum which is not finite adds nothing to squared_norm; an accumulator_in that is not finite already is
-/// no new overflow. Costs 2 bytes per element and slice, plus 4 for each accumulator.
+/// How slices are summed (numeric contract 1): groups of `sum_group` consecutive micro-batches first, p = p + slice
+/// from +0, and each group, when its last micro-batch is in, s = s + p. A slice with several ranks is a whole group's
+/// p. With a sum_group of 1 that is s = s + slice.
+struct SumArgs {
+  absl::Span<const Slice> slices;            ///< data of shard_elements each; ascending by rank, any mixture of dtypes
+  int64_t sum_group = 1;                     ///< G >= 1
+  int64_t first_micro_batch = 0;             ///< slice i holds micro-batches first + slice.rank and on
+  const float* accumulator = nullptr;        ///< s so far, shard_elements; nullptr: +0
+  const float* group_accumulator = nullptr;  ///< p so far of a group that an earlier micro-step began; nullptr: +0
+  bool closes = true;                        ///< the step's last slices: a group that is open ends here
+};
+
+/// The sum of one bucket's shard. A block that holds a sum which is not finite adds nothing to squared_norm; sums that
+/// come in not finite are no new overflow, and a place where a group's sum overflows s is that of its last micro-batch.
+/// Costs each slice's bytes per element, plus 4 for each accumulator.
 struct ReduceArgs {
   absl::Span<const Segment> segments;
-  absl::Span<const Slice> slices;         ///< data of shard_elements each
-  int64_t first_micro_batch = 0;          ///< of slices[0]; slice i is micro-batch first + i
-  const float* accumulator_in = nullptr;  ///< shard_elements, or nullptr for +0
-  float* accumulator_out = nullptr;       ///< shard_elements, may be accumulator_in; nullptr: sum only to scan
-  bool take_norm = false;               ///< add block sums to scan->squared_norm and max_abs_bits: the last micro-step
-  ScanResult* scan = nullptr;           ///< nullptr: do not look; else non-finite places are always searched
-  const ShardLayout* layout = nullptr;  ///< to name places; needed with scan
+  SumArgs sum;
+  /// Outputs, shard_elements each, nullptr where not wanted; may be where `sum` reads.
+  float* accumulator_out = nullptr;        ///< s
+  float* group_accumulator_out = nullptr;  ///< p of the group that is open in the end; needed when one is
+  Bf16* rounded_out = nullptr;             ///< bf16(s), nearest even
+  /// Add block sums, each times its segment's norm_weight in double, to scan->squared_norm, and max_abs_bits: the last
+  /// micro-step.
+  bool take_norm = false;
+  ScanResult* scan = nullptr;  ///< nullptr: do not look; else non-finite places are always searched
 };
 
 /// What Decide decided, read by Update through a pointer, so a skipped step changes no schedule.
 struct UpdateScalars {
   bool apply = false;
-  float scale = 0;                   ///< g = s * scale
-  std::vector<AdamWScalars> groups;  ///< by group; sized at creation
+  float scale = 0;                 ///< g = s * scale
+  uint64_t seed = 0;               ///< of stochastic rounding
+  int64_t applied_step = 0;        ///< this one included
+  std::vector<RuleScalars> rules;  ///< Segment::scalars chooses; sized before the launch is enqueued
 };
 
-/// The fused update of one bucket's shard: g = (accumulator, then slices, summed as in Reduce) * scale; AdamW;
-/// bf16 weights to every destination. Does nothing when !scalars->apply. Costs 26 bytes per element plus 2 per slice
-/// plus 4 with an accumulator.
+/// The fused update of one bucket's shard: g = (sum of the slices as in Reduce) * scale; the rule; weights to every
+/// destination. Does nothing when !scalars->apply. AdamW with an fp32 master costs 26 bytes per element plus the sum's.
 struct UpdateArgs {
+  UpdateKind kind;
+  DType weight_dtype = DType::kBf16;
   absl::Span<const Segment> segments;
-  absl::Span<const Slice> slices;      ///< empty when the accumulator holds the whole sum
-  const float* accumulator = nullptr;  ///< shard_elements, or nullptr for +0
-  float* master = nullptr;             ///< shard_elements each
+  SumArgs sum;  ///< no slices when the accumulator holds the whole sum
+  /// shard_elements each; exactly those that `kind` and `weight_dtype` ask for.
+  float* master = nullptr;        ///< kFp32 behind bf16 weights
+  uint16_t* remainder = nullptr;  ///< kSplit
   float* first_moment = nullptr;
   float* second_moment = nullptr;
-  absl::Span<Bf16* const> destinations;  ///< shard_elements each
+  /// shard_elements of weight_dtype each. The first is this rank's own, which is read too unless `master` is there.
+  absl::Span<void* const> destinations;
   const UpdateScalars* scalars = nullptr;
 };
 
 /// Zeroes gradients that nobody wrote, or that are to be added to.
 struct ZeroArgs {
-  absl::Span<Bf16> gradient;
+  BufferView gradient;
+};
+
+/// Copies between buffers of the caller and the arenas.
+struct CopyArgs {
+  const void* from = nullptr;
+  void* to = nullptr;
+  int64_t size_bytes = 0;
 };
 
 /// One range that a launch reads or writes.
@@ -92,17 +120,19 @@ struct MemoryAccess {
 std::vector<MemoryAccess> Accesses(const ReduceArgs& args);
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args);
 std::vector<MemoryAccess> Accesses(const ZeroArgs& args);
+std::vector<MemoryAccess> Accesses(const CopyArgs& args);
 
 /// The arithmetic of a step on one kind of device. Launches are stream-ordered; what the arguments point to must live
 /// until the stream has passed them, spans and this object included. Threads: any; launches of several streams may run
 /// at the same time. All implementations give the same bits, except which NaN a NaN of sum, master or state is.
-/// InvalidArgument when the stream is of another kind, or a pointer that the arguments need is missing.
+/// InvalidArgument when the stream is of another kind, or a pointer that the arguments need is missing or too many.
 class ShardKernels {
  public:
   virtual ~ShardKernels() = default;
   virtual absl::Status Reduce(const ReduceArgs& args, Stream& stream) = 0;
   virtual absl::Status Update(const UpdateArgs& args, Stream& stream) = 0;
   virtual absl::Status Zero(const ZeroArgs& args, Stream& stream) = 0;
+  virtual absl::Status Copy(const CopyArgs& args, Stream& stream) = 0;
   /// What the arithmetic was compiled for, to show: "AVX3".
   virtual absl::string_view target() const { return "unnamed"; }
 };

@@ -1,0 +1,30 @@
+#ifndef SHARDSTEP_OPTIMIZER_MASTER_WEIGHTS_H_
+#define SHARDSTEP_OPTIMIZER_MASTER_WEIGHTS_H_
+
+#include <cstdint>
+
+#include "shardstep/comm/bf16.h"
+
+namespace shardstep {
+
+/// The 32 bits of a master weight as bf16 weights and 16 bits more. The weights are the master rounded to nearest, ties
+/// away from zero: ties to even could not be inverted. Every pattern that is not a NaN comes back exactly; a NaN as
+/// 0x7fc00000.
+struct SplitMaster {
+  Bf16 weight;
+  uint16_t remainder = 0;
+};
+SplitMaster Split(float master);
+float Join(SplitMaster split);
+
+/// `value` rounded to bf16 at random: up with the probability of how far it is on its way there. Adds 16 random bits
+/// below the bf16's last place and truncates. Infinities stay, NaN becomes the canonical one.
+Bf16 RoundStochastically(float value, uint16_t random);
+
+/// 16 random bits that are a pure function of (seed, applied step, global element): nothing is kept between draws, and
+/// their order does not matter. docs/numerics.md states the generator.
+uint16_t RandomBits16(uint64_t seed, int64_t applied_step, int64_t global_element);
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_OPTIMIZER_MASTER_WEIGHTS_H_
