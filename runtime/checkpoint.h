@@ -11,16 +11,18 @@
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/digest.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/update_rule.h"
+#include "shardstep/runtime/state_access.h"
 
 namespace shardstep {
 
 class FileSystem;
 
-/// One sharded fp32 array of this rank (layout.state_elements() elements) and its name in the file ("master",
-/// "first_moment", "second_moment": a-z, 0-9 and _).
-struct CheckpointArray {
-  std::string kind;
-  float* data = nullptr;
+/// What a checkpoint says about a parameter besides what the layout does.
+struct CheckpointParameterInfo {
+  UpdateKind update;
+  bool frozen = false;             ///< now; its moments are not saved
+  int64_t begin_applied_step = 0;  ///< applied steps when its state began
 };
 
 /// What a checkpoint holds besides arrays. Equal on every rank.
@@ -29,9 +31,11 @@ struct CheckpointInfo {
   int64_t applied_steps = 0;
   int64_t skipped_steps = 0;
   int64_t consecutive_skips = 0;
-  std::vector<std::string> options;  ///< DescribeOptions, to show; a load does not enforce them
-  std::string caller_state;          ///< opaque; rank 0's is saved
-  /// Of each array of the whole model, in the order of the arrays. A save verifies them against what it writes.
+  int64_t sum_group = 1;
+  std::vector<CheckpointParameterInfo> parameters;  ///< by parameter of the layout
+  std::vector<std::string> options;                 ///< DescribeOptions, to show; a load does not enforce them
+  std::string caller_state;                         ///< opaque; rank 0's is saved
+  /// By StateKind, of the whole model. A save verifies them against what it writes.
   std::vector<Digest> digests;
 };
 
@@ -50,22 +54,29 @@ struct CheckpointPolicy {
 /// reason. After an error the last good checkpoint is untouched and no temporary directory is left, unless the error
 /// says that the checkpoint was saved and only removing older ones failed. FailedPrecondition, and nothing was written,
 /// names two ranks whose arguments differ. Extra memory: one chunk, and the manifest.
-absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& layout,
-                            absl::Span<const CheckpointArray> arrays, const CheckpointInfo& info,
-                            Rendezvous& rendezvous, const CheckpointPolicy& policy);
+absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& layout, const StateAccess& state,
+                            const CheckpointInfo& info, Rendezvous& rendezvous, const CheckpointPolicy& policy);
 
-/// Reads the newest whole checkpoint into `arrays` (same kinds, any world size); digests are in the order of `arrays`.
-/// Every chunk is verified before its bytes are used, and the digests afterwards. Extra memory: one chunk of the size
-/// that the save chose, the manifest, and one shard's header.
+/// Reads the newest whole checkpoint into `state` (any world size, any layout of the same parameters); digests are by
+/// StateKind. Every chunk is verified before its bytes are used, and the digests afterwards. Extra memory: one chunk of
+/// the size that the save chose, the manifest, and one shard's header.
+///
+/// `parameters`, by parameter of the layout, is what there is now. Every master is saved as fp32, so an fp32 and a
+/// split master convert to each other, bit by bit; one that is saved without a master becomes either. InvalidArgument
+/// lists every parameter that is missing, unknown, reshaped or retyped, whose rule differs, or that has a master in the
+/// file and none here. A parameter that is frozen here needs no moments; one that was frozen there and is not here
+/// begins with zero moments and begin_applied_step = applied_steps. Both add a line to `warnings`. So does another
+/// sum_group.
 ///
 /// Collective and agreed: all ranks load the same step. A damaged checkpoint adds a line to `warnings` on every rank
 /// (step, file, chunk, why) and the next older one is tried. NotFound when there is none at all; DataLoss, naming the
-/// newest and why, when there are some and all are damaged; InvalidArgument lists every parameter and kind that is
-/// missing, unknown, reshaped or retyped; FailedPrecondition when the newest one needs a newer library. After an error
-/// the arrays hold an undefined mixture and must not be used. Padding is left alone.
+/// newest and why, when there are some and all are damaged; FailedPrecondition when the newest one needs a newer
+/// library. After an error the state holds an undefined mixture and must not be used. Padding is left alone.
 absl::StatusOr<CheckpointInfo> LoadCheckpoint(const std::string& directory, const ShardLayout& layout,
-                                              absl::Span<const CheckpointArray> arrays, Rendezvous& rendezvous,
-                                              const CheckpointPolicy& policy, std::vector<std::string>* warnings);
+                                              const StateAccess& state,
+                                              absl::Span<const CheckpointParameterInfo> parameters,
+                                              Rendezvous& rendezvous, const CheckpointPolicy& policy,
+                                              std::vector<std::string>* warnings);
 
 }  // namespace shardstep
 

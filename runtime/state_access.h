@@ -1,0 +1,43 @@
+#ifndef SHARDSTEP_RUNTIME_STATE_ACCESS_H_
+#define SHARDSTEP_RUNTIME_STATE_ACCESS_H_
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "shardstep/comm/communicator.h"
+#include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/shard_state.h"
+
+namespace shardstep {
+
+/// What the model consists of, as fp32 values, however it is kept.
+enum class StateKind { kMaster, kFirstMoment, kSecondMoment };
+inline constexpr StateKind kStateKinds[] = {StateKind::kMaster, StateKind::kFirstMoment, StateKind::kSecondMoment};
+/// "master", "first_moment", "second_moment".
+absl::string_view Name(StateKind kind);
+
+/// This rank's shards as fp32 values, between steps. Master weights are what the weights are rounded from: the fp32
+/// array, the halves of a split one joined, or the weights themselves where nothing else is kept (fp32 weights, no
+/// master, frozen). A view: everything it works on lives elsewhere.
+class StateAccess {
+ public:
+  StateAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator);
+
+  /// Whether this rank keeps `kind` for bucket b: the master always, moments by rule and unless frozen.
+  bool Has(StateKind kind, int b) const;
+  /// Elements [shard_begin, shard_begin + values.size()) of this rank's shard of bucket b.
+  void Read(StateKind kind, int b, int64_t shard_begin, absl::Span<float> values) const;
+  /// A master also writes what is rounded from it to all copies of the weights: bf16 to nearest even, or half of a
+  /// split master. Nobody may be reading them. Without a master a value that is no bf16 is rounded to nearest even.
+  void Write(StateKind kind, int b, int64_t shard_begin, absl::Span<const float> values) const;
+
+ private:
+  const ShardLayout* layout_;
+  const ShardState* state_;
+  Communicator* communicator_;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_RUNTIME_STATE_ACCESS_H_
