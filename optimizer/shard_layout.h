@@ -23,8 +23,9 @@ struct ParameterSpec {
   DType gradient_dtype = DType::kBf16;
   /// No gradients, no state, no bytes on the wire, until it is thawed.
   bool frozen = false;
-  /// The name of an earlier parameter of the same shape, dtypes and group, whose weights and gradient these are: an
-  /// output layer's that are the embedding's. One owner, one update.
+  /// The name of an earlier parameter, alike in all other fields, whose weights and gradient these are: an output
+  /// layer's that are the embedding's. One owner, one update. The earlier one may itself be tied: the owner is the
+  /// same.
   std::string tied_to;
   /// Weighs its squares in the global norm; finite, not negative. 1/T for a parameter that T ranks of a joint decision
   /// hold alike.
@@ -84,14 +85,18 @@ struct LayoutOptions {
 /// parameter that does not fit into what is left of one is cut at a multiple of kBlockElements * world_size of its own
 /// elements, and its head goes on in the next. Padding follows parameters, and is zero; what rounds a bucket up follows
 /// its first parameter. All buckets are numbered in the order in which backward completes them: by their lowest
-/// (parameter, element), highest first.
+/// (parameter, element), highest first. In the arenas the kinds follow one another by their first parameter, and
+/// offsets are multiples of 2048 bytes.
+///
+/// A tied parameter has no elements of its own in the global numbering, the buckets or the segments; what is asked of
+/// it is answered for its owner.
 class ShardLayout {
  public:
   static constexpr int64_t kBlockElements = 1024;
 
   /// InvalidArgument names the parameter or option: no name, a name twice, a bad shape, fp16, a group that is not
   /// there, a bad norm_weight, a bad tie, more than 2^40 elements in all, bucket_bytes or world_size not positive,
-  /// ranks_by_position no permutation.
+  /// ranks_by_position no permutation, padding beyond 2^50 bytes.
   static absl::StatusOr<ShardLayout> Create(std::vector<ParameterSpec> parameters, const LayoutOptions& options);
 
   int world_size() const { return world_size_; }
@@ -122,7 +127,7 @@ class ShardLayout {
   int64_t bucket_gradient_begin_byte(int b) const { return buckets_[b].gradient_begin_byte; }
   int64_t bucket_weight_begin_byte(int b) const { return buckets_[b].weight_begin_byte; }
   /// Where the shard of `rank` stands in each bucket.
-  int position(int rank) const { return position_of_rank_[rank]; }
+  int position(int rank) const { return position_of_rank_.empty() ? rank : position_of_rank_[rank]; }
   /// The buckets that hold elements of p, ascending; none of an empty parameter. Of a tied one its owner's.
   absl::Span<const int> buckets_of(int p) const { return parameters_[p].buckets; }
   /// The parameters with elements in bucket b, in registration order, without tied ones.
@@ -139,20 +144,46 @@ class ShardLayout {
     int owner = 0;
     int64_t elements = 0;
     int64_t global_begin_element = 0;
+    int64_t begin_element = 0;  // in what its kind has of either arena
     int64_t gradient_begin_byte = 0;
     int64_t weight_begin_byte = 0;
     std::vector<int> buckets;
   };
   struct Bucket {
     BucketKind kind;
+    int64_t lowest_element = 0;  // global: what backward finishes last
     int64_t shard_elements = 0;
+    int64_t begin_element = 0;  // in what its kind has of either arena
     int64_t gradient_begin_byte = 0;
     int64_t weight_begin_byte = 0;
     std::vector<int> parameters;
   };
   ShardLayout() = default;
 
+  // Parameters that own elements, in registration order.
+  struct Kind {
+    BucketKind kind;
+    std::vector<int> parameters;
+  };
+
+  absl::Status SetRanks(const LayoutOptions& options);
+  absl::Status AddParameter(ParameterSpec spec, const LayoutOptions& options);
+  absl::Status Tie(Parameter* parameter) const;
+  // In the order of the kinds' first parameters.
+  std::vector<Kind> Kinds(const LayoutOptions& options) const;
+  // Appends the buckets of one kind, from its end; they hold their parameters from the highest to the lowest.
+  void CutBuckets(const Kind& kind, int64_t capacity_elements);
+  // Gives the buckets from `first_bucket` on, all of one kind, and the kind's parameters their begin_element. Returns
+  // the elements of all of them, with padding.
+  int64_t PlaceElements(const Kind& kind, int first_bucket);
+  // Then their bytes, behind those of the kinds before.
+  void PlaceBytes(const Kind& kind, int first_bucket, int64_t kind_elements);
+  void NumberBuckets();
+  void CopyPlacesOfOwners();
+
   int world_size_ = 1;
+  // Each other's inverse; empty when rank r is at position r.
+  std::vector<int> ranks_by_position_;
   std::vector<int> position_of_rank_;
   std::vector<Parameter> parameters_;
   std::unordered_map<std::string, int> index_by_name_;

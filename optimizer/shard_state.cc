@@ -1,21 +1,98 @@
 #include "shardstep/optimizer/shard_state.h"
 
-namespace shardstep {
+#include <utility>
 
-absl::StatusOr<ShardState> ShardState::Create(const ShardLayout& layout, bool with_accumulator) {
-  const int64_t size_bytes = layout.state_elements() * static_cast<int64_t>(sizeof(float));
+#include "absl/strings/str_cat.h"
+
+namespace shardstep {
+namespace {
+
+template <typename T>
+absl::Status Ensure(bool wanted, int64_t elements, absl::string_view what, int b, T** array,
+                    std::vector<Buffer>* buffers) {
+  if (!wanted || *array != nullptr) return absl::OkStatus();
+  SHARDSTEP_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(elements * static_cast<int64_t>(sizeof(T)),
+                                                             absl::StrCat(what, " of bucket ", b)));
+  *array = buffer.as<T>();
+  buffers->push_back(std::move(buffer));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+ShardState::Bytes ShardState::BytesOf(const ShardLayout& layout, int b, const Sums& sums) {
+  const BucketKind& kind = layout.kind(b);
+  const int64_t elements = layout.shard_elements(b);
+  const int sum_count = (sums.accumulator ? 1 : 0) + (sums.group_accumulator ? 1 : 0);
+  return {.master_bytes = elements * MasterBytes(kind.update, kind.weight_dtype),
+          .moment_bytes = elements * MomentBytes(kind.update),
+          .sum_bytes = elements * sum_count * static_cast<int64_t>(sizeof(float))};
+}
+
+ShardState::Bytes ShardState::BytesOf(const ShardLayout& layout, const Sums& sums) {
+  Bytes all;
+  for (int b = 0; b < layout.bucket_count(); ++b) {
+    if (layout.kind(b).frozen) continue;
+    const Bytes bytes = BytesOf(layout, b, sums);
+    all.master_bytes += bytes.master_bytes;
+    all.moment_bytes += bytes.moment_bytes;
+    all.sum_bytes += bytes.sum_bytes;
+  }
+  return all;
+}
+
+absl::StatusOr<ShardState> ShardState::Create(const ShardLayout& layout, const Sums& sums) {
   ShardState state;
-  SHARDSTEP_ASSIGN_OR_RETURN(state.master_, Buffer::Allocate(size_bytes, "master weights"));
-  SHARDSTEP_ASSIGN_OR_RETURN(state.first_moment_, Buffer::Allocate(size_bytes, "first moments"));
-  SHARDSTEP_ASSIGN_OR_RETURN(state.second_moment_, Buffer::Allocate(size_bytes, "second moments"));
-  if (with_accumulator) SHARDSTEP_RETURN_IF_ERROR(state.EnsureAccumulator(layout));
+  state.sums_ = sums;
+  state.buckets_.resize(layout.bucket_count());
+  for (int b = 0; b < layout.bucket_count(); ++b) {
+    if (!layout.kind(b).frozen) SHARDSTEP_RETURN_IF_ERROR(state.Thaw(layout, b));
+  }
   return state;
 }
 
-absl::Status ShardState::EnsureAccumulator(const ShardLayout& layout) {
-  if (accumulator_.size_bytes() > 0) return absl::OkStatus();
-  const int64_t size_bytes = layout.state_elements() * static_cast<int64_t>(sizeof(float));
-  SHARDSTEP_ASSIGN_OR_RETURN(accumulator_, Buffer::Allocate(size_bytes, "gradient accumulator"));
+absl::Status ShardState::EnsureSums(const ShardLayout& layout, const Sums& sums) {
+  const Sums wanted = {.accumulator = sums_.accumulator || sums.accumulator,
+                       .group_accumulator = sums_.group_accumulator || sums.group_accumulator};
+  std::vector<Bucket> more(buckets_.size());
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    if (!buckets_[b].active) continue;
+    more[b].pointers = buckets_[b].pointers;
+    SHARDSTEP_RETURN_IF_ERROR(Fill(layout, static_cast<int>(b), wanted, &more[b]));
+  }
+  sums_ = wanted;
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    buckets_[b].pointers = more[b].pointers;
+    for (Buffer& buffer : more[b].buffers) buckets_[b].buffers.push_back(std::move(buffer));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShardState::Thaw(const ShardLayout& layout, int b) {
+  if (buckets_[b].active) return absl::OkStatus();
+  Bucket bucket;
+  SHARDSTEP_RETURN_IF_ERROR(Fill(layout, b, sums_, &bucket));
+  bucket.active = true;
+  buckets_[b] = std::move(bucket);
+  return absl::OkStatus();
+}
+
+void ShardState::Freeze(int b) { buckets_[b] = Bucket(); }
+
+absl::Status ShardState::Fill(const ShardLayout& layout, int b, const Sums& sums, Bucket* bucket) {
+  const BucketKind& kind = layout.kind(b);
+  const bool bf16 = kind.weight_dtype == DType::kBf16;  // fp32 weights are their own master
+  const int64_t elements = layout.shard_elements(b);
+  const auto ensure = [&](bool wanted, absl::string_view what, auto** array) {
+    return Ensure(wanted, elements, what, b, array, &bucket->buffers);
+  };
+  BucketState& state = bucket->pointers;
+  SHARDSTEP_RETURN_IF_ERROR(ensure(bf16 && kind.update.master == Master::kFp32, "master weights", &state.master));
+  SHARDSTEP_RETURN_IF_ERROR(ensure(bf16 && kind.update.master == Master::kSplit, "remainders", &state.remainder));
+  SHARDSTEP_RETURN_IF_ERROR(ensure(kind.update.has_first_moment(), "first moments", &state.first_moment));
+  SHARDSTEP_RETURN_IF_ERROR(ensure(kind.update.has_second_moment(), "second moments", &state.second_moment));
+  SHARDSTEP_RETURN_IF_ERROR(ensure(sums.accumulator, "gradient accumulator", &state.accumulator));
+  SHARDSTEP_RETURN_IF_ERROR(ensure(sums.group_accumulator, "group accumulator", &state.group_accumulator));
   return absl::OkStatus();
 }
 

@@ -30,16 +30,36 @@ class ShardState {
     bool group_accumulator = false;
   };
 
+  /// What a rank keeps, by purpose.
+  struct Bytes {
+    int64_t master_bytes = 0;  ///< fp32 masters and remainders
+    int64_t moment_bytes = 0;
+    int64_t sum_bytes = 0;
+
+    int64_t total_bytes() const { return master_bytes + moment_bytes + sum_bytes; }
+    bool operator==(const Bytes&) const = default;
+  };
+
+  /// What bucket b costs once it has state, frozen as registered or not. Allocates nothing.
+  static Bytes BytesOf(const ShardLayout& layout, int b, const Sums& sums);
+  /// What Create would allocate.
+  static Bytes BytesOf(const ShardLayout& layout, const Sums& sums);
+
   ShardState() = default;
-  /// For the buckets that are not frozen.
+  /// For the buckets that are not frozen as registered. ResourceExhausted names the array and the bucket.
   static absl::StatusOr<ShardState> Create(const ShardLayout& layout, const Sums& sums);
 
-  /// Makes the sums that are not there yet, in every bucket that has state. Nothing has changed after an error.
+  /// Makes the sums that are not there yet, zeroed, in every bucket that has state; buckets that are thawed later get
+  /// them too. Nothing has changed after an error.
   absl::Status EnsureSums(const ShardLayout& layout, const Sums& sums);
-  /// Makes (zeroed) or drops everything of bucket b.
+  /// Makes everything of bucket b, zeroed; nothing, when it has state. Nothing has changed after an error.
   absl::Status Thaw(const ShardLayout& layout, int b);
+  /// Drops everything of bucket b: its pointers are nullptr.
   void Freeze(int b);
 
+  /// Whether bucket b has state.
+  bool active(int b) const { return buckets_[b].active; }
+  /// Pointers stay until the bucket is frozen, wherever the ShardState is moved to.
   const BucketState& bucket(int b) const { return buckets_[b].pointers; }
 
  private:
@@ -48,6 +68,9 @@ class ShardState {
     BucketState pointers;
     std::vector<Buffer> buffers;
   };
+
+  // Makes what `bucket` lacks of bucket b.
+  static absl::Status Fill(const ShardLayout& layout, int b, const Sums& sums, Bucket* bucket);
 
   Sums sums_;
   std::vector<Bucket> buckets_;
