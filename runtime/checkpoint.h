@@ -39,6 +39,12 @@ struct CheckpointInfo {
   std::vector<Digest> digests;
 };
 
+/// What there is now, for a load to compare with. Equal on every rank.
+struct CheckpointTarget {
+  absl::Span<const CheckpointParameterInfo> parameters;  ///< by parameter of the layout; begin_applied_step is not read
+  int64_t sum_group = 1;
+};
+
 struct CheckpointPolicy {
   int keep = 3;                                 ///< newest whole checkpoints to keep, at least 1
   int64_t chunk_bytes = 4 << 20;                ///< checksummed unit of a save; a multiple of 64, at most 2^30
@@ -58,23 +64,22 @@ absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& lay
                             const CheckpointInfo& info, Rendezvous& rendezvous, const CheckpointPolicy& policy);
 
 /// Reads the newest whole checkpoint into `state` (any world size, any layout of the same parameters); digests are by
-/// StateKind. Every chunk is verified before its bytes are used, and the digests afterwards. Extra memory: one chunk of
-/// the size that the save chose, the manifest, and one shard's header.
+/// StateKind, of what `state` holds then. Every chunk is verified before its bytes are used, and the digests of all
+/// that was read afterwards. Extra memory: one chunk of the size that the save chose, the manifest, and one shard's
+/// header.
 ///
-/// `parameters`, by parameter of the layout, is what there is now. Every master is saved as fp32, so an fp32 and a
-/// split master convert to each other, bit by bit; one that is saved without a master becomes either. InvalidArgument
-/// lists every parameter that is missing, unknown, reshaped or retyped, whose rule differs, or that has a master in the
-/// file and none here. A parameter that is frozen here needs no moments; one that was frozen there and is not here
-/// begins with zero moments and begin_applied_step = applied_steps. Both add a line to `warnings`. So does another
-/// sum_group.
+/// Every master is saved as fp32, so an fp32 and a split master convert to each other, bit by bit; one that is saved
+/// without a master becomes either. InvalidArgument lists every parameter that is missing, unknown, reshaped or
+/// retyped, tied differently, whose rule differs, or that has a master in the file and none here. A parameter that is
+/// frozen here needs no moments, and no master; one that was frozen there and is not here begins with zero moments and
+/// begin_applied_step = applied_steps. Both add a line to `warnings`. So does another sum_group.
 ///
 /// Collective and agreed: all ranks load the same step. A damaged checkpoint adds a line to `warnings` on every rank
 /// (step, file, chunk, why) and the next older one is tried. NotFound when there is none at all; DataLoss, naming the
 /// newest and why, when there are some and all are damaged; FailedPrecondition when the newest one needs a newer
 /// library. After an error the state holds an undefined mixture and must not be used. Padding is left alone.
 absl::StatusOr<CheckpointInfo> LoadCheckpoint(const std::string& directory, const ShardLayout& layout,
-                                              const StateAccess& state,
-                                              absl::Span<const CheckpointParameterInfo> parameters,
+                                              const StateAccess& state, const CheckpointTarget& target,
                                               Rendezvous& rendezvous, const CheckpointPolicy& policy,
                                               std::vector<std::string>* warnings);
 

@@ -26,6 +26,8 @@ class StateAccess {
 
   /// Whether this rank keeps `kind` for bucket b: the master always, moments by rule and unless frozen.
   bool Has(StateKind kind, int b) const;
+  /// Whether Write rounds a master of bucket b: its weights are bf16 and nothing else is kept.
+  bool RoundsMaster(int b) const;
   /// Elements [shard_begin, shard_begin + values.size()) of this rank's shard of bucket b.
   void Read(StateKind kind, int b, int64_t shard_begin, absl::Span<float> values) const;
   /// A master also writes what is rounded from it to all copies of the weights: bf16 to nearest even, or half of a
