@@ -13,8 +13,9 @@ namespace shardstep {
 namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 40;
-// Every kind adds at most 2^45 bytes to an arena: 2^40 elements, at most a block of padding for each of 2^31 parameters
-// and one unit of 2^41, of 4 bytes each. So a sum that is checked after every kind does not wrap.
+// Far above what one kind can need: 2^40 elements, at most a block of padding for each of 2^31 parameters, and less
+// than a unit (at most 2^41) for each bucket, of which any two in a row hold more than a unit. That is below 2^44
+// elements, so a sum that is checked after every kind does not wrap.
 constexpr int64_t kMaxArenaBytes = int64_t{1} << 50;
 
 // A multiple of `unit` >= value.
