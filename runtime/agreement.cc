@@ -14,8 +14,6 @@
 namespace shardstep {
 namespace {
 
-const char* Name(DType dtype) { return dtype == DType::kBf16 ? "bf16" : "fp32"; }
-
 std::string DigestOfLines(const std::string& text) {
   const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return absl::StrCat(absl::Hex(hash.high64, absl::kZeroPad16), absl::Hex(hash.low64, absl::kZeroPad16));
@@ -38,7 +36,9 @@ std::vector<std::string> DescribeConfiguration(const OptimizerOptions& options, 
     const ParameterSpec& spec = layout.parameter(p);
     lines.push_back(absl::StrCat("parameter ", p, " = ", spec.name, " [", absl::StrJoin(spec.shape, ","), "] group ",
                                  spec.group, " weights ", Name(spec.weight_dtype), " gradients ",
-                                 Name(spec.gradient_dtype)));
+                                 Name(spec.gradient_dtype), spec.frozen ? " frozen" : "",
+                                 spec.tied_to.empty() ? "" : absl::StrCat(" tied to ", spec.tied_to),
+                                 spec.norm_weight == 1 ? "" : absl::StrCat(" norm weight ", spec.norm_weight)));
   }
   for (std::string& line : DescribeOptions(options)) {
     if (!absl::StartsWith(line, "update_threads")) lines.push_back(std::move(line));

@@ -132,24 +132,19 @@ void CountSkip(const OptimizerOptions& options, Decision* decision) {
   }
 }
 
-// The first step's are the largest.
-bool ScalarsAreFinite(const AdamWOptions& group, double learning_rate) {
-  const AdamWScalars scalars = MakeAdamWScalars(group, learning_rate, 1);
-  return std::isfinite(scalars.lr_weight_decay) && std::isfinite(scalars.step_size) && std::isfinite(scalars.rbc2);
-}
-
 }  // namespace
 
-absl::Status ValidateArguments(const StepArguments& a, const OptimizerOptions& options, int64_t micro_steps,
-                               int world_size) {
+absl::Status ValidateArguments(const StepArguments& a, const OptimizerOptions& options,
+                               absl::Span<const GroupOptions> groups, int64_t micro_steps, int world_size) {
   const auto bad = [](absl::string_view name, auto value, absl::string_view must) {
     return absl::InvalidArgumentError(absl::StrCat("Step: ", name, " = ", value, " must be ", must));
   };
   if (!std::isfinite(a.learning_rate) || a.learning_rate < 0) {
     return bad("learning_rate", a.learning_rate, "finite and not negative");
   }
-  for (size_t i = 0; i < options.groups.size(); ++i) {
-    if (!ScalarsAreFinite(options.groups[i], a.learning_rate)) {
+  for (size_t i = 0; i < groups.size(); ++i) {
+    // The first step's are the largest.
+    if (!IsFinite(MakeRuleScalars(groups[i], a.learning_rate, 1), groups[i].kind().rule)) {
       return bad("learning_rate", a.learning_rate,
                  absl::StrCat("small enough for fp32 in group[", i, "]: times learning_rate_factor, weight_decay and ",
                               "1 / (1 - beta1)"));

@@ -22,8 +22,8 @@ struct StepArguments {
 };
 
 /// InvalidArgument names the first bad argument.
-absl::Status ValidateArguments(const StepArguments& arguments, const OptimizerOptions& options, int64_t micro_steps,
-                               int world_size);
+absl::Status ValidateArguments(const StepArguments& arguments, const OptimizerOptions& options,
+                               absl::Span<const GroupOptions> groups, int64_t micro_steps, int world_size);
 
 /// Counts of steps, changed by decisions only.
 struct StepCounters {

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "shardstep/runtime/agreement.h"
 
 namespace shardstep {
 namespace {
@@ -23,71 +22,84 @@ absl::StatusOr<Digest> ToDigest(absl::string_view bytes, int rank) {
   return digest;
 }
 
+// What is converted at a time.
+constexpr int64_t kPieceElements = 256 * ShardLayout::kBlockElements;
+
 }  // namespace
 
-ModelAccess::ModelAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator,
-                         Rendezvous* rendezvous, absl::Duration deadline)
-    : layout_(layout), state_(state), communicator_(communicator), rendezvous_(rendezvous), deadline_(deadline) {}
+ModelAccess::ModelAccess(const ShardLayout* layout, const ParameterGroups* groups, const StateAccess* state,
+                         Communicator* host, Rendezvous* rendezvous, absl::Duration deadline)
+    : layout_(layout), groups_(groups), state_(state), host_(host), rendezvous_(rendezvous), deadline_(deadline) {}
 
-void ModelAccess::VisitOwned(const std::function<void(const Segment&, int, int64_t)>& visit) const {
+void ModelAccess::VisitOwned(absl::FunctionRef<void(int b, const Segment& piece)> visit) const {
   for (int b = 0; b < layout_->bucket_count(); ++b) {
-    for (const Segment& segment : layout_->Segments(b, communicator_->rank())) {
-      visit(segment, b, layout_->state_begin_element(b) + segment.shard_begin_element);
+    for (const Segment& segment : layout_->Segments(b, rendezvous_->rank())) {
+      for (int64_t begin = 0; begin < segment.elements; begin += kPieceElements) {
+        Segment piece = segment;
+        piece.begin_element += begin;
+        piece.global_begin_element += begin;
+        piece.shard_begin_element += begin;
+        piece.elements = std::min(kPieceElements, segment.elements - begin);
+        visit(b, piece);
+      }
     }
   }
 }
 
 void ModelAccess::Fill(const FillMaster& fill) const {
-  VisitOwned([&](const Segment& segment, int, int64_t begin) {
-    fill(segment.parameter, segment.begin_element, absl::MakeSpan(state_->master() + begin, segment.elements));
+  std::vector<float> values;
+  VisitOwned([&](int b, const Segment& piece) {
+    values.assign(piece.elements, 0.0f);
+    fill(piece.parameter, piece.begin_element, absl::MakeSpan(values));
+    state_->Write(StateKind::kMaster, b, piece.shard_begin_element, values);
   });
 }
 
-void ModelAccess::ZeroMoments() const {
-  VisitOwned([&](const Segment& segment, int, int64_t begin) {
-    std::fill_n(state_->first_moment() + begin, segment.elements, 0.0f);
-    std::fill_n(state_->second_moment() + begin, segment.elements, 0.0f);
-  });
-}
-
-absl::Status ModelAccess::WriteWeights() const {
-  // Nobody may still be reading the old weights, and nobody may read before all have written.
-  SHARDSTEP_RETURN_IF_ERROR(Barrier("before the weights are written"));
-  VisitOwned([&](const Segment& segment, int bucket, int64_t begin) {
-    for (Bf16* destination : communicator_->Destinations(bucket)) {
-      std::transform(state_->master() + begin, state_->master() + begin + segment.elements,
-                     destination + segment.shard_begin_element, ToBf16);
+void ModelAccess::ZeroMoments(int p) const {
+  VisitOwned([&](int b, const Segment& piece) {
+    if (piece.parameter != p) return;
+    const std::vector<float> zeros(piece.elements);
+    for (const StateKind kind : {StateKind::kFirstMoment, StateKind::kSecondMoment}) {
+      if (state_->Has(kind, b)) state_->Write(kind, b, piece.shard_begin_element, zeros);
     }
   });
-  return Barrier("after the weights are written");
 }
 
-absl::Status ModelAccess::SetParameter(int p, absl::Span<const Bf16> values) const {
-  SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(
-      *rendezvous_, "SetWeights",
-      absl::StrCat(layout_->parameter(p).name, " with the digest ", DigestOf(p, 0, values).ToHex()), deadline_));
-  VisitOwned([&](const Segment& segment, int bucket, int64_t begin) {
-    if (segment.parameter != p) return;
-    const absl::Span<const Bf16> part = values.subspan(segment.begin_element, segment.elements);
-    std::transform(part.begin(), part.end(), state_->master() + begin, ToFloat);
-    for (Bf16* destination : communicator_->Destinations(bucket)) {
-      std::copy(part.begin(), part.end(), destination + segment.shard_begin_element);
-    }
+void ModelAccess::MasterFromWeights(int p) const {
+  if (layout_->parameter(p).weight_dtype != DType::kBf16) return;
+  const auto* weights = reinterpret_cast<const Bf16*>(host_->weights().data + layout_->weight_begin_byte(p));
+  std::vector<float> values;
+  VisitOwned([&](int b, const Segment& piece) {
+    if (piece.parameter != p) return;
+    values.resize(piece.elements);
+    std::transform(weights + piece.begin_element, weights + piece.begin_element + piece.elements, values.begin(),
+                   [](Bf16 weight) { return ToFloat(weight); });
+    state_->Write(StateKind::kMaster, b, piece.shard_begin_element, values);
   });
-  return Barrier("after SetWeights");
+}
+
+void ModelAccess::SetParameter(int p, absl::Span<const float> values) const {
+  VisitOwned([&](int b, const Segment& piece) {
+    if (piece.parameter != p) return;
+    state_->Write(StateKind::kMaster, b, piece.shard_begin_element,
+                  values.subspan(piece.begin_element, piece.elements));
+  });
 }
 
 absl::StatusOr<std::vector<float>> ModelAccess::ReadMaster(int p) const {
   const std::vector<OwnedRange> ranges = layout_->Owners(p, 0, layout_->elements(p));
-  std::string mine;
+  std::vector<float> mine;
   for (const OwnedRange& range : ranges) {
-    if (range.rank != communicator_->rank()) continue;
-    mine.append(reinterpret_cast<const char*>(state_->master() + range.state_begin_element),
-                range.elements * sizeof(float));
+    if (range.rank != rendezvous_->rank()) continue;
+    mine.resize(mine.size() + range.elements);
+    state_->Read(StateKind::kMaster, range.bucket, range.shard_begin_element,
+                 absl::MakeSpan(mine).last(range.elements));
   }
   SHARDSTEP_ASSIGN_OR_RETURN(
       const std::vector<std::string> parts,
-      rendezvous_->AllGatherBytes(absl::StrCat("ReadMaster of \"", layout_->parameter(p).name, "\""), mine, deadline_));
+      rendezvous_->AllGatherBytes(
+          absl::StrCat("ReadMaster of \"", layout_->parameter(p).name, "\""),
+          absl::string_view(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float)), deadline_));
   std::vector<float> values(layout_->elements(p));
   std::vector<size_t> read(parts.size());
   for (const OwnedRange& range : ranges) {
@@ -101,23 +113,37 @@ absl::StatusOr<std::vector<float>> ModelAccess::ReadMaster(int p) const {
   return values;
 }
 
-Digest ModelAccess::DigestOfShard(const float* array) const {
+Digest ModelAccess::DigestOfWeights(int p) const {
+  const std::byte* const data = host_->weights().data + layout_->weight_begin_byte(p);
+  const int64_t elements = layout_->elements(p);
+  if (layout_->parameter(p).weight_dtype == DType::kFp32) {
+    return DigestOf(p, 0, absl::MakeConstSpan(reinterpret_cast<const float*>(data), elements));
+  }
+  return DigestOf(p, 0, absl::MakeConstSpan(reinterpret_cast<const Bf16*>(data), elements));
+}
+
+Digest ModelAccess::DigestOfShard(StateKind kind) const {
   Digest digest;
-  VisitOwned([&](const Segment& segment, int, int64_t begin) {
-    digest += DigestOf(segment.parameter, segment.begin_element, absl::MakeConstSpan(array + begin, segment.elements));
+  std::vector<float> values;
+  VisitOwned([&](int b, const Segment& piece) {
+    if (!state_->Has(kind, b)) return;
+    // A frozen parameter has no moments, also where its bucket has.
+    if (kind != StateKind::kMaster && groups_->frozen(piece.parameter)) return;
+    values.resize(piece.elements);
+    state_->Read(kind, b, piece.shard_begin_element, absl::MakeSpan(values));
+    digest += DigestOf(piece.parameter, piece.begin_element, absl::MakeConstSpan(values));
   });
   return digest;
 }
 
 absl::StatusOr<OptimizerDigests> ModelAccess::Digests() const {
   Digest weights;
-  const Bf16* arena = communicator_->weights().as<Bf16>();
   for (int p = 0; p < layout_->parameter_count(); ++p) {
-    weights += DigestOf(p, 0, absl::MakeConstSpan(arena + layout_->arena_begin_element(p), layout_->elements(p)));
+    if (layout_->owner(p) == p) weights += DigestOfWeights(p);
   }
-  const std::string mine = ToBytes(weights) + ToBytes(DigestOfShard(state_->master())) +
-                           ToBytes(DigestOfShard(state_->first_moment())) +
-                           ToBytes(DigestOfShard(state_->second_moment()));
+  const std::string mine = ToBytes(weights) + ToBytes(DigestOfShard(StateKind::kMaster)) +
+                           ToBytes(DigestOfShard(StateKind::kFirstMoment)) +
+                           ToBytes(DigestOfShard(StateKind::kSecondMoment));
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> parts,
                              rendezvous_->AllGatherBytes("digests", mine, deadline_));
   OptimizerDigests digests{.weights = weights, .master = {}, .first_moment = {}, .second_moment = {}};
@@ -127,7 +153,7 @@ absl::StatusOr<OptimizerDigests> ModelAccess::Digests() const {
     SHARDSTEP_ASSIGN_OR_RETURN(const Digest theirs, ToDigest(part.substr(0, sizeof(Digest)), static_cast<int>(r)));
     if (!(theirs == weights)) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the weights of ranks ", communicator_->rank(), " and ", r, " differ"));
+          absl::StrCat("the weights of ranks ", rendezvous_->rank(), " and ", r, " differ"));
     }
     for (size_t i = 0; i < std::size(summed); ++i) {
       SHARDSTEP_ASSIGN_OR_RETURN(
@@ -137,10 +163,6 @@ absl::StatusOr<OptimizerDigests> ModelAccess::Digests() const {
     }
   }
   return digests;
-}
-
-absl::Status ModelAccess::Barrier(absl::string_view what) const {
-  return rendezvous_->AllGatherBytes(what, "", deadline_).status();
 }
 
 }  // namespace shardstep

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
@@ -12,7 +13,8 @@
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/digest.h"
 #include "shardstep/optimizer/shard_layout.h"
-#include "shardstep/optimizer/shard_state.h"
+#include "shardstep/runtime/parameter_groups.h"
+#include "shardstep/runtime/state_access.h"
 
 namespace shardstep {
 
@@ -30,35 +32,34 @@ struct OptimizerDigests {
 /// Collective where said; no step may be in flight. A view: everything it works on lives elsewhere.
 class ModelAccess {
  public:
-  ModelAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator, Rendezvous* rendezvous,
-              absl::Duration deadline);
+  ModelAccess(const ShardLayout* layout, const ParameterGroups* groups, const StateAccess* state, Communicator* host,
+              Rendezvous* rendezvous, absl::Duration deadline);
 
   using FillMaster = std::function<void(int p, int64_t begin_element, absl::Span<float> values)>;
-  /// Calls `fill` for every owned range of the master weights.
+  /// Calls `fill` for all owned ranges of the master weights, piece by piece; this rank's weights become the rounded
+  /// master. Nobody may be reading weights.
   void Fill(const FillMaster& fill) const;
-  /// Zeroes both moments of the shard.
-  void ZeroMoments() const;
-  /// Collective. weights = bf16(master) for the whole model.
-  absl::Status WriteWeights() const;
-  /// Collective. master = float(values), weights = values, for one whole parameter. FailedPrecondition, and nothing is
-  /// written, when ranks differ in the parameter or its values.
-  absl::Status SetParameter(int p, absl::Span<const Bf16> values) const;
+  /// Zeroes what this rank keeps of the moments of parameter p.
+  void ZeroMoments(int p) const;
+  /// master = the weights as they are, in this rank's part of parameter p.
+  void MasterFromWeights(int p) const;
+  /// master = values, weights = the rounded values, in this rank's part of one whole parameter.
+  void SetParameter(int p, absl::Span<const float> values) const;
   /// Collective. The whole master of one parameter.
   absl::StatusOr<std::vector<float>> ReadMaster(int p) const;
   /// Collective. FailedPrecondition, naming two ranks, when their weights differ.
   absl::StatusOr<OptimizerDigests> Digests() const;
-  /// The digest of one of the state's arrays, this rank's part only.
-  Digest DigestOfShard(const float* array) const;
 
  private:
-  /// Collective. Every rank has come here.
-  absl::Status Barrier(absl::string_view what) const;
-  /// Calls `visit(segment, bucket, state index)` for everything this rank owns.
-  void VisitOwned(const std::function<void(const Segment&, int bucket, int64_t state_begin)>& visit) const;
+  /// Calls `visit` for everything this rank owns, in pieces of at most kPieceElements that begin at multiples of 1024.
+  void VisitOwned(absl::FunctionRef<void(int b, const Segment& piece)> visit) const;
+  Digest DigestOfWeights(int p) const;
+  Digest DigestOfShard(StateKind kind) const;
 
   const ShardLayout* layout_;
-  const ShardState* state_;
-  Communicator* communicator_;
+  const ParameterGroups* groups_;
+  const StateAccess* state_;
+  Communicator* host_;
   Rendezvous* rendezvous_;
   absl::Duration deadline_;
 };

@@ -1,265 +1,80 @@
 #include "shardstep/runtime/sharded_optimizer.h"
 
-#include <sched.h>
-
-#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "shardstep/comm/host_memory.h"
-#include "shardstep/comm/host_stream.h"
-#include "shardstep/optimizer/shard_kernels.h"
-#include "shardstep/optimizer/shard_state.h"
+#include "absl/strings/str_join.h"
 #include "shardstep/runtime/agreement.h"
-#include "shardstep/runtime/checkpoint.h"
-#include "shardstep/runtime/step_plan.h"
-#include "shardstep/runtime/step_scheduler.h"
+#include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/plan_input.h"
+#include "shardstep/runtime/sharded_optimizer_impl.h"
 
 namespace shardstep {
 namespace {
 
-// Of meetings between steps, where a rank may come late from an evaluation or another's save. Waits inside a step have
-// the options' own deadline.
-constexpr absl::Duration kMeetingDeadline = absl::Minutes(10);
-
-int CoresOfThisProcess() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
-}
-
-absl::Status CheckMicroSteps(const ShardLayout& layout, int64_t micro_steps) {
-  constexpr int64_t kMaxExchanges = 1 << 20;
-  const int64_t most =
-      std::min(kMaxMicroBatches / layout.world_size(), kMaxExchanges / std::max<int64_t>(1, layout.bucket_count()));
-  if (micro_steps >= 1 && micro_steps <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("micro_steps = ", micro_steps, ": must be from 1 to ", most, " for ",
-                                                 layout.world_size(), " ranks and ", layout.bucket_count(),
-                                                 " buckets"));
-}
-
 absl::StatusOr<ShardLayout> MakeLayout(const OptimizerOptions& options, std::vector<ParameterSpec> parameters,
-                                       int world_size) {
+                                       int world_size, const HostMap& map) {
   SHARDSTEP_RETURN_IF_ERROR(ValidateOptions(options));
-  for (const ParameterSpec& parameter : parameters) {
-    if (parameter.group < 0 || parameter.group >= static_cast<int>(options.groups.size())) {
-      return absl::InvalidArgumentError(absl::StrCat("parameter \"", parameter.name, "\": group ", parameter.group,
-                                                     " is not one of the ", options.groups.size(), " groups"));
-    }
-  }
-  SHARDSTEP_ASSIGN_OR_RETURN(ShardLayout layout,
-                             ShardLayout::Create(std::move(parameters), options.bucket_bytes, world_size));
+  LayoutOptions layout_options{.bucket_bytes = options.bucket_bytes, .world_size = world_size, .groups = {}};
+  for (const GroupOptions& group : options.groups) layout_options.groups.push_back(group.kind());
+  if (map.host_count() > 0) layout_options.ranks_by_position = map.RanksByPosition();
+  SHARDSTEP_ASSIGN_OR_RETURN(ShardLayout layout, ShardLayout::Create(std::move(parameters), layout_options));
   SHARDSTEP_RETURN_IF_ERROR(CheckMicroSteps(layout, options.micro_steps));
   return layout;
 }
 
-StepPlanInput PlanInput(const OptimizerOptions& options, const ShardLayout& layout, int64_t micro_steps) {
-  return {.bucket_count = layout.bucket_count(),
-          .world_size = layout.world_size(),
-          .micro_steps = micro_steps,
-          .look_for_non_finite = options.non_finite != NonFinitePolicy::kIgnore};
+bool HasDtype(const ShardLayout& layout, int p, DType ParameterSpec::*member, DType dtype) {
+  return p >= 0 && p < layout.parameter_count() && layout.parameter(p).*member == dtype;
 }
 
-MemoryEstimate Estimate(const OptimizerOptions& options, const ShardLayout& layout, const CommunicatorTraits& traits) {
-  const int64_t shard_bytes = layout.state_elements() * static_cast<int64_t>(sizeof(float));
-  const int64_t arena_bytes = layout.arena_elements() * static_cast<int64_t>(sizeof(Bf16));
-  const bool accumulator = UsesAccumulator(PlanInput(options, layout, options.micro_steps), traits);
-  return {.weights_shared_bytes = arena_bytes,
-          .gradient_bytes = arena_bytes,
-          .master_bytes = shard_bytes,
-          .state_bytes = 2 * shard_bytes,
-          .accumulator_bytes = accumulator ? shard_bytes : 0};
-}
-
-std::vector<BucketExtent> Extents(const ShardLayout& layout) {
-  std::vector<BucketExtent> extents;
-  for (int b = 0; b < layout.bucket_count(); ++b) {
-    extents.push_back({.begin_element = layout.bucket_begin_element(b), .shard_elements = layout.shard_elements(b)});
+absl::Status CheckLevels(const CommunicatorLevels& levels, int rank, int world_size) {
+  const HostMap& map = levels.map;
+  const bool two = levels.network != nullptr;
+  const int expected_rank = two ? map.local_rank : rank;
+  const int expected_size = two ? map.ranks_per_host() : world_size;
+  if (levels.host->rank() != expected_rank || levels.host->world_size() != expected_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Create: the communicator is rank ", levels.host->rank(), " of ", levels.host->world_size(),
+        ", the rendezvous ", two ? "and its hosts say rank " : "rank ", expected_rank, " of ", expected_size));
   }
-  return extents;
+  if (!two) {
+    if (map.host_count() == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError("Create: hosts are given, but no communicator between them");
+  }
+  if (levels.network->rank() != map.host || levels.network->world_size() != map.host_count() ||
+      map.host_count() * map.ranks_per_host() != world_size) {
+    return absl::InvalidArgumentError(absl::StrCat("Create: the communicator between hosts is rank ",
+                                                   levels.network->rank(), " of ", levels.network->world_size(),
+                                                   ", on host ", map.host, " of ", map.host_count()));
+  }
+  if (!levels.network->traits().joins_hosts) {
+    return absl::InvalidArgumentError("Create: the communicator between hosts cannot join them");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
-
-// Owns the parts and joins them; the step itself is in StepScheduler, the model as a whole in ModelAccess.
-class ShardedOptimizer::Impl {
- public:
-  Impl(const OptimizerOptions& options, ShardLayout layout, std::unique_ptr<Communicator> communicator,
-       Rendezvous* rendezvous)
-      : options_(options),
-        layout_(std::move(layout)),
-        communicator_(std::move(communicator)),
-        rendezvous_(rendezvous),
-        model_(&layout_, &state_, communicator_.get(), rendezvous, kMeetingDeadline) {}
-
-  ~Impl() {
-    // Work in flight may wait for ranks that will never come; end it before its memory goes.
-    if (scheduler_ != nullptr && !(scheduler_->idle() && scheduler_->Settle("destruction").ok())) {
-      communicator_->Abort(absl::CancelledError("the optimizer was destroyed inside a step"));
-    }
-  }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
-
-  // All ranks allocate at the same time, so what they need together must be there.
-  absl::Status CheckMemory() const {
-    const MemoryEstimate estimate = Estimate(options_, layout_, communicator_->traits());
-    return CheckMemoryAvailable(layout_.world_size() * estimate.rank_bytes() + estimate.weights_shared_bytes,
-                                absl::StrCat("the optimizer of ", layout_.world_size(), " ranks"));
-  }
-
-  absl::Status Allocate() {
-    SHARDSTEP_RETURN_IF_ERROR(communicator_->Allocate(Extents(layout_)));
-    const bool accumulator = Estimate(options_, layout_, communicator_->traits()).accumulator_bytes > 0;
-    SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, accumulator));
-    const int threads = options_.update_threads > 0 ? options_.update_threads
-                                                    : std::max(1, CoresOfThisProcess() / layout_.world_size());
-    SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(threads));
-    scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &options_,
-                                                               .layout = &layout_,
-                                                               .state = &state_,
-                                                               .communicator = communicator_.get(),
-                                                               .kernels = kernels_.get(),
-                                                               .caller = &caller_,
-                                                               .exchange = &caller_,
-                                                               .update = &update_});
-    return absl::OkStatus();
-  }
-
-  absl::Status Agree(absl::string_view what, const absl::Status& mine) {
-    return AgreeOnStatus(*rendezvous_, what, mine, kMeetingDeadline);
-  }
-
-  absl::Status RequireInitialized(absl::string_view call) const {
-    if (initialized_) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat(call, ": call Initialize or Load first"));
-  }
-
-  absl::Status Initialize(const FillMaster& fill) {
-    SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Initialize"));
-    model_.Fill(fill);
-    model_.ZeroMoments();
-    scheduler_->RestoreCounters({});
-    SHARDSTEP_RETURN_IF_ERROR(model_.WriteWeights());
-    initialized_ = true;
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<int> FindParameter(absl::string_view call, absl::string_view name) const {
-    const int p = layout_.FindParameter(name);
-    if (p >= 0) return p;
-    return absl::NotFoundError(absl::StrCat(call, ": no parameter \"", name, "\""));
-  }
-
-  absl::Status SetMicroSteps(int64_t micro_steps) {
-    SHARDSTEP_RETURN_IF_ERROR(Agree("SetMicroSteps", PrepareMicroSteps(micro_steps)));
-    SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, "SetMicroSteps", absl::StrCat(micro_steps), kMeetingDeadline));
-    return scheduler_->SetMicroSteps(micro_steps);
-  }
-
-  absl::Status PrepareMicroSteps(int64_t micro_steps) {
-    SHARDSTEP_RETURN_IF_ERROR(scheduler_->CheckBetweenSteps("SetMicroSteps"));
-    SHARDSTEP_RETURN_IF_ERROR(CheckMicroSteps(layout_, micro_steps));
-    if (!UsesAccumulator(PlanInput(options_, layout_, micro_steps), communicator_->traits())) return absl::OkStatus();
-    return state_.EnsureAccumulator(layout_);
-  }
-
-  absl::Status SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
-    SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("SetWeights"));
-    SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("SetWeights"));
-    const absl::StatusOr<int> p = FindParameter("SetWeights", parameter);
-    absl::Status status = p.status();
-    if (p.ok() && static_cast<int64_t>(values.size()) != layout_.elements(*p)) {
-      status = absl::InvalidArgumentError(
-          absl::StrCat("SetWeights: \"", parameter, "\" has ", layout_.elements(*p), " elements, not ", values.size()));
-    }
-    SHARDSTEP_RETURN_IF_ERROR(Agree("SetWeights", status));
-    return model_.SetParameter(*p, values);
-  }
-
-  std::vector<CheckpointArray> Arrays() const {
-    return {{"master", state_.master()},
-            {"first_moment", state_.first_moment()},
-            {"second_moment", state_.second_moment()}};
-  }
-
-  absl::Status Save(const std::string& directory, absl::string_view caller_state) {
-    if (scheduler_->torn()) return absl::FailedPreconditionError("Save: the optimizer is torn");
-    SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("Save"));
-    SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Save"));
-    const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
-    communicator_->SetAway(policy.deadline);
-    const absl::Status status = WriteCheckpoint(directory, caller_state, policy);
-    communicator_->SetAway(absl::ZeroDuration());
-    return status;
-  }
-
-  absl::StatusOr<std::string> Load(const std::string& directory, std::vector<std::string>* warnings) {
-    SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Load"));
-    const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
-    initialized_ = false;
-    SHARDSTEP_ASSIGN_OR_RETURN(CheckpointInfo info,
-                               LoadCheckpoint(directory, layout_, Arrays(), *rendezvous_, policy, warnings));
-    scheduler_->RestoreCounters({.step = info.step,
-                                 .applied_steps = info.applied_steps,
-                                 .skipped_steps = info.skipped_steps,
-                                 .consecutive_skips = info.consecutive_skips});
-    SHARDSTEP_RETURN_IF_ERROR(model_.WriteWeights());
-    initialized_ = true;
-    return std::move(info.caller_state);
-  }
-
-  absl::Status WriteCheckpoint(const std::string& directory, absl::string_view caller_state,
-                               const CheckpointPolicy& policy) {
-    SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, model_.Digests());
-    const StepCounters& counters = scheduler_->counters();
-    const CheckpointInfo info{.step = counters.step,
-                              .applied_steps = counters.applied_steps,
-                              .skipped_steps = counters.skipped_steps,
-                              .consecutive_skips = counters.consecutive_skips,
-                              .options = DescribeOptions(options_),
-                              .caller_state = std::string(caller_state),
-                              .digests = {digests.master, digests.first_moment, digests.second_moment}};
-    return SaveCheckpoint(directory, layout_, Arrays(), info, *rendezvous_, policy);
-  }
-
-  const OptimizerOptions options_;
-  const ShardLayout layout_;
-  // Streams go before what their work uses goes: they are declared last and destroyed first.
-  const std::unique_ptr<Communicator> communicator_;
-  Rendezvous* const rendezvous_;
-  ShardState state_;
-  std::unique_ptr<ShardKernels> kernels_;
-  ModelAccess model_;
-  std::unique_ptr<StepScheduler> scheduler_;
-  bool initialized_ = false;
-  InlineStream caller_;
-  ThreadStream update_;
-};
 
 ShardedOptimizer::ShardedOptimizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ShardedOptimizer::~ShardedOptimizer() = default;
 
 absl::StatusOr<std::unique_ptr<ShardedOptimizer>> ShardedOptimizer::Create(const OptimizerOptions& options,
                                                                            std::vector<ParameterSpec> parameters,
-                                                                           std::unique_ptr<Communicator> communicator,
+                                                                           CommunicatorLevels communicators,
                                                                            Rendezvous* rendezvous) {
-  if (communicator == nullptr || rendezvous == nullptr) {
+  if (communicators.host == nullptr || rendezvous == nullptr) {
     return absl::InvalidArgumentError("Create: communicator and rendezvous must not be null");
   }
-  const int world_size = communicator->world_size();
-  if (world_size != rendezvous->world_size() || communicator->rank() != rendezvous->rank()) {
-    return absl::InvalidArgumentError(absl::StrCat("Create: the communicator is rank ", communicator->rank(), " of ",
-                                                   world_size, ", the rendezvous rank ", rendezvous->rank(), " of ",
-                                                   rendezvous->world_size()));
-  }
-  absl::StatusOr<ShardLayout> layout = MakeLayout(options, std::move(parameters), world_size);
+  const int rank = rendezvous->rank();
+  const int world_size = rendezvous->world_size();
+  SHARDSTEP_RETURN_IF_ERROR(CheckLevels(communicators, rank, world_size));
+  absl::StatusOr<ShardLayout> layout = MakeLayout(options, std::move(parameters), world_size, communicators.map);
   SHARDSTEP_RETURN_IF_ERROR(
       AgreeOnStatus(*rendezvous, "validation of the configuration", layout.status(), kMeetingDeadline));
   SHARDSTEP_RETURN_IF_ERROR(
       AgreeOnConfiguration(DescribeConfiguration(options, *layout), *rendezvous, kMeetingDeadline));
-  auto impl = std::make_unique<Impl>(options, *std::move(layout), std::move(communicator), rendezvous);
+  auto impl = std::make_unique<Impl>(options, *std::move(layout), std::move(communicators), rendezvous);
   SHARDSTEP_RETURN_IF_ERROR(impl->Agree("memory", impl->CheckMemory()));
   SHARDSTEP_RETURN_IF_ERROR(impl->Agree("allocation", impl->Allocate()));
   return std::unique_ptr<ShardedOptimizer>(new ShardedOptimizer(std::move(impl)));
@@ -267,42 +82,100 @@ absl::StatusOr<std::unique_ptr<ShardedOptimizer>> ShardedOptimizer::Create(const
 
 absl::StatusOr<MemoryEstimate> ShardedOptimizer::EstimateMemory(const OptimizerOptions& options,
                                                                 std::vector<ParameterSpec> parameters, int world_size) {
-  SHARDSTEP_ASSIGN_OR_RETURN(const ShardLayout layout, MakeLayout(options, std::move(parameters), world_size));
-  return Estimate(options, layout, CommunicatorTraits());
+  SHARDSTEP_ASSIGN_OR_RETURN(const ShardLayout layout, MakeLayout(options, std::move(parameters), world_size, {}));
+  const ParameterGroups groups(options.groups, &layout);
+  const StepPlanInput input = MakePlanInput(options, groups, layout, {}, options.micro_steps);
+  return EstimateJobMemory(options, layout, {}, {}, HandleGradients(input, {}));
 }
 
 const ShardLayout& ShardedOptimizer::layout() const { return impl_->layout_; }
-int ShardedOptimizer::rank() const { return impl_->communicator_->rank(); }
-int ShardedOptimizer::world_size() const { return impl_->communicator_->world_size(); }
+const ParameterGroups& ShardedOptimizer::groups() const { return impl_->groups_; }
+MemoryEstimate ShardedOptimizer::memory() const { return impl_->Memory(); }
+std::string ShardedOptimizer::DescribeWire() const {
+  const StepPlanInput& input = impl_->scheduler_->plan().input;
+  return shardstep::DescribeWire(impl_->communicators_.map, impl_->layout_, input.active, impl_->options_,
+                                 input.micro_steps);
+}
+int ShardedOptimizer::rank() const { return impl_->rendezvous_->rank(); }
+int ShardedOptimizer::world_size() const { return impl_->layout_.world_size(); }
 
 absl::Span<const Bf16> ShardedOptimizer::weights(int p) const {
-  if (p < 0 || p >= layout().parameter_count()) return {};
-  const Bf16* arena = impl_->communicator_->weights().as<Bf16>();
-  return absl::MakeConstSpan(arena + layout().arena_begin_element(p), layout().elements(p));
+  if (!HasDtype(layout(), p, &ParameterSpec::weight_dtype, DType::kBf16)) return {};
+  return absl::MakeConstSpan(impl_->WeightBuffer(p).as<Bf16>(), layout().elements(p));
+}
+
+absl::Span<const float> ShardedOptimizer::fp32_weights(int p) const {
+  if (!HasDtype(layout(), p, &ParameterSpec::weight_dtype, DType::kFp32)) return {};
+  return absl::MakeConstSpan(impl_->WeightBuffer(p).as<float>(), layout().elements(p));
 }
 
 absl::Span<Bf16> ShardedOptimizer::gradient(int p) {
-  if (p < 0 || p >= layout().parameter_count()) return {};
-  Bf16* arena = impl_->communicator_->gradients().as<Bf16>();
-  return absl::MakeSpan(arena + layout().arena_begin_element(p), layout().elements(p));
+  if (!HasDtype(layout(), p, &ParameterSpec::gradient_dtype, DType::kBf16)) return {};
+  return absl::MakeSpan(impl_->GradientBuffer(p).as<Bf16>(), layout().elements(p));
+}
+
+absl::Span<float> ShardedOptimizer::fp32_gradient(int p) {
+  if (!HasDtype(layout(), p, &ParameterSpec::gradient_dtype, DType::kFp32)) return {};
+  return absl::MakeSpan(impl_->GradientBuffer(p).as<float>(), layout().elements(p));
+}
+
+absl::Status ShardedOptimizer::BindGradient(int p, BufferView buffer) {
+  return impl_->Bind(BoundBuffers::What::kGradient, "BindGradient", p, buffer);
+}
+absl::Status ShardedOptimizer::BindWeights(int p, BufferView buffer) {
+  return impl_->Bind(BoundBuffers::What::kWeights, "BindWeights", p, buffer);
 }
 
 absl::Status ShardedOptimizer::Initialize(const FillMaster& fill) { return impl_->Initialize(fill); }
 
 absl::Status ShardedOptimizer::GradientWritable(int p) { return impl_->scheduler_->GradientWritable(p); }
-absl::Status ShardedOptimizer::GradientReady(int p) { return impl_->scheduler_->GradientReady(p); }
+absl::Status ShardedOptimizer::GradientReady(int p) { return impl_->GradientReady(p); }
 absl::Status ShardedOptimizer::EndMicroStep() { return impl_->scheduler_->EndMicroStep(); }
 absl::Status ShardedOptimizer::SetMicroSteps(int64_t micro_steps) { return impl_->SetMicroSteps(micro_steps); }
+
+absl::Status ShardedOptimizer::SetGroup(int group, const GroupOptions& options) {
+  return impl_->ChangeGroups("SetGroup", absl::StrCat("group ", group, ": ", DescribeGroup(options)),
+                             [&](ParameterGroups& groups) { return groups.SetGroup(group, options); });
+}
+
+absl::StatusOr<int> ShardedOptimizer::AddGroup(const GroupOptions& options, absl::Span<const std::string> parameters) {
+  int index = -1;
+  SHARDSTEP_RETURN_IF_ERROR(impl_->ChangeGroups(
+      "AddGroup", absl::StrCat(absl::StrJoin(parameters, ", "), ": ", DescribeGroup(options)),
+      [&](ParameterGroups& groups) -> absl::Status {
+        SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> members, impl_->FindParameters("AddGroup", parameters));
+        SHARDSTEP_ASSIGN_OR_RETURN(index, groups.AddGroup(options));
+        for (const int p : members) {
+          SHARDSTEP_RETURN_IF_ERROR(groups.Move(p, index));
+          groups.SetFrozen(p, false);
+        }
+        return absl::OkStatus();
+      }));
+  return index;
+}
+
+absl::Status ShardedOptimizer::SetFrozen(absl::Span<const std::string> parameters, bool frozen) {
+  return impl_->ChangeGroups("SetFrozen", absl::StrCat(absl::StrJoin(parameters, ", "), ": ", frozen),
+                             [&](ParameterGroups& groups) -> absl::Status {
+                               SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> members,
+                                                          impl_->FindParameters("SetFrozen", parameters));
+                               for (const int p : members) groups.SetFrozen(p, frozen);
+                               return absl::OkStatus();
+                             });
+}
 
 absl::Status ShardedOptimizer::Step(const StepArguments& arguments) {
   SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("Step"));
   return impl_->scheduler_->Step(arguments);
 }
 
-absl::Status ShardedOptimizer::WeightsReady(int p) { return impl_->scheduler_->WeightsReady(p); }
-absl::StatusOr<StepRecord> ShardedOptimizer::FinishStep() { return impl_->scheduler_->FinishStep(); }
+absl::Status ShardedOptimizer::WeightsReady(int p) { return impl_->WeightsReady(p); }
+absl::StatusOr<StepRecord> ShardedOptimizer::FinishStep() { return impl_->FinishStep(); }
 
 absl::Status ShardedOptimizer::SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
+  return impl_->SetWeights(parameter, values);
+}
+absl::Status ShardedOptimizer::SetWeights(absl::string_view parameter, absl::Span<const float> values) {
   return impl_->SetWeights(parameter, values);
 }
 
@@ -310,7 +183,7 @@ absl::StatusOr<std::vector<float>> ShardedOptimizer::ReadMaster(absl::string_vie
   SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("ReadMaster"));
   SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->Settle("ReadMaster"));
   SHARDSTEP_ASSIGN_OR_RETURN(const int p, impl_->FindParameter("ReadMaster", parameter));
-  return impl_->model_.ReadMaster(p);
+  return impl_->model_.ReadMaster(impl_->layout_.owner(p));
 }
 
 absl::StatusOr<OptimizerDigests> ShardedOptimizer::Digests() {
@@ -329,8 +202,8 @@ absl::StatusOr<std::string> ShardedOptimizer::Load(const std::string& directory,
 int64_t ShardedOptimizer::step() const { return impl_->scheduler_->counters().step; }
 int64_t ShardedOptimizer::applied_steps() const { return impl_->scheduler_->counters().applied_steps; }
 
-void ShardedOptimizer::SetAway(absl::Duration duration) { impl_->communicator_->SetAway(duration); }
+void ShardedOptimizer::SetAway(absl::Duration duration) { impl_->SetAway(duration); }
 
-void ShardedOptimizer::Abort(const absl::Status& reason) { impl_->communicator_->Abort(reason); }
+void ShardedOptimizer::Abort(const absl::Status& reason) { impl_->Abort(reason); }
 
 }  // namespace shardstep

@@ -22,29 +22,23 @@
 
 #include "absl/types/span.h"
 #include "shardstep/comm/bf16.h"
+#include "shardstep/comm/buffer.h"
 #include "shardstep/comm/communicator.h"
+#include "shardstep/comm/levels.h"
 #include "shardstep/comm/rendezvous.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/runtime/decision.h"
+#include "shardstep/runtime/memory_estimate.h"
 #include "shardstep/runtime/model_access.h"
 #include "shardstep/runtime/options.h"
+#include "shardstep/runtime/parameter_groups.h"
 #include "shardstep/runtime/step_record.h"
 
 namespace shardstep {
 
-/// Bytes that one rank holds, by purpose. On one host the weights exist once, whatever the number of ranks.
-struct MemoryEstimate {
-  int64_t weights_shared_bytes = 0;  ///< once per host
-  int64_t gradient_bytes = 0;        ///< per rank
-  int64_t master_bytes = 0;          ///< per rank
-  int64_t state_bytes = 0;           ///< per rank
-  int64_t accumulator_bytes = 0;     ///< per rank
-  int64_t rank_bytes() const { return gradient_bytes + master_bytes + state_bytes + accumulator_bytes; }
-};
-
-/// The optimizer step of a data-parallel trainer: bf16 gradients in, bf16 weights out, fp32 master weights and AdamW
-/// state sharded over the ranks.
+/// The optimizer step of a data-parallel trainer: bf16 gradients in, bf16 weights out, fp32 master weights and
+/// optimizer state sharded over the ranks.
 ///
 /// Threads: one thread (the caller) makes all calls but Abort, which any thread may make. No call throws. Calls marked
 /// collective are made by every rank in the same order; so are EndMicroStep and Step. Errors of work in flight are
@@ -56,9 +50,9 @@ class ShardedOptimizer {
   /// both ranks and the first field that differs), then allocates. `rendezvous` must outlive the optimizer.
   static absl::StatusOr<std::unique_ptr<ShardedOptimizer>> Create(const OptimizerOptions& options,
                                                                   std::vector<ParameterSpec> parameters,
-                                                                  std::unique_ptr<Communicator> communicator,
+                                                                  CommunicatorLevels communicators,
                                                                   Rendezvous* rendezvous);
-  /// What Create would allocate, without allocating. The same validation.
+  /// What Create would allocate on one host, without allocating. The same validation.
   static absl::StatusOr<MemoryEstimate> EstimateMemory(const OptimizerOptions& options,
                                                        std::vector<ParameterSpec> parameters, int world_size);
   /// Inside a step it ends the job as Abort does.
@@ -67,15 +61,27 @@ class ShardedOptimizer {
   ShardedOptimizer& operator=(const ShardedOptimizer&) = delete;
 
   const ShardLayout& layout() const;
+  const ParameterGroups& groups() const;
+  MemoryEstimate memory() const;
+  /// What travels between hosts in each mode, to print at the start; empty on one host.
+  std::string DescribeWire() const;
   int rank() const;
   int world_size() const;
 
-  /// The bf16 weights of parameter p (none if there is no p), contiguous, to read after WeightsReady(p) and until the
-  /// next Step.
+  /// The weights of parameter p, contiguous, to read after WeightsReady(p) and until the next Step: one of the two by
+  /// the parameter's dtype, the other empty, as both are when there is no p. Of a tied parameter its owner's.
   absl::Span<const Bf16> weights(int p) const;
-  /// This rank's bf16 gradient of parameter p (none if there is no p), to write between GradientWritable(p) and
-  /// GradientReady(p).
+  absl::Span<const float> fp32_weights(int p) const;
+  /// This rank's gradient of parameter p, to write between GradientWritable(p) and GradientReady(p); likewise. Of tied
+  /// parameters, the first that is marked ready in a micro-step was overwritten, the others add.
   absl::Span<Bf16> gradient(int p);
+  absl::Span<float> fp32_gradient(int p);
+
+  /// `buffer` of the caller stands in for gradient(p), or takes the weights of p: as many bytes, aligned to the dtype,
+  /// to outlive the optimizer or be unbound by an empty one. Between steps; this rank's own business. Copied in
+  /// GradientReady(p) and WeightsReady(p), and named in every record. InvalidArgument names what is wrong with it.
+  absl::Status BindGradient(int p, BufferView buffer);
+  absl::Status BindWeights(int p, BufferView buffer);
 
   /// Fills elements [begin, begin + values.size()) of parameter p with fp32 master weights.
   using FillMaster = ModelAccess::FillMaster;
@@ -95,6 +101,16 @@ class ShardedOptimizer {
   /// Collective. Micro-steps of the steps that follow. FailedPrecondition inside a step, or naming two ranks that
   /// differ; nothing has changed then.
   absl::Status SetMicroSteps(int64_t micro_steps);
+  /// Collective, between steps. New settings of a group, from the next step on. FailedPrecondition, and nothing has
+  /// changed, when its rule, master, rounding or having momentum would change.
+  absl::Status SetGroup(int group, const GroupOptions& options);
+  /// Collective, between steps. A new group with these parameters, its index; frozen ones are thawed.
+  /// FailedPrecondition names a parameter that was registered with a group of another kind; nothing has changed then.
+  absl::StatusOr<int> AddGroup(const GroupOptions& options, absl::Span<const std::string> parameters);
+  /// Collective, between steps. A frozen parameter has no gradient and no moments, and its master is its weights. A
+  /// thawed one begins with zero moments, and its own count of applied steps. Parameters of one group that were not
+  /// frozen at creation share buckets, whose other parameters go on travelling.
+  absl::Status SetFrozen(absl::Span<const std::string> parameters, bool frozen);
   /// Enqueues the step and returns. FailedPrecondition, and nothing happened, unless exactly micro_steps micro-steps
   /// have ended and the step before is finished; InvalidArgument, and nothing happened, names a bad argument.
   absl::Status Step(const StepArguments& arguments);
@@ -105,9 +121,10 @@ class ShardedOptimizer {
   /// does after the error of a non-finite step (policy kError, or max_consecutive_skips reached).
   absl::StatusOr<StepRecord> FinishStep();
 
-  /// Collective. master = float(values), weights = values, moments and counters kept. FailedPrecondition, and nothing
-  /// is written, when ranks differ in the parameter or its values.
+  /// Collective. master = float(values), weights = values, moments and counters kept; by the parameter's weight dtype.
+  /// FailedPrecondition, and nothing is written, when ranks differ in the parameter or its values.
   absl::Status SetWeights(absl::string_view parameter, absl::Span<const Bf16> values);
+  absl::Status SetWeights(absl::string_view parameter, absl::Span<const float> values);
   /// Collective. The whole fp32 master of one parameter, on every rank; memory of that parameter.
   absl::StatusOr<std::vector<float>> ReadMaster(absl::string_view parameter);
   /// Collective.

@@ -9,106 +9,180 @@ namespace {
 
 class PlanBuilder {
  public:
-  PlanBuilder(const StepPlanInput& input, const CommunicatorTraits& traits) : traits_(traits) {
+  PlanBuilder(const StepPlanInput& input, const LevelTraits& traits)
+      : traits_(traits), outer_(traits.network ? *traits.network : traits.host) {
     plan_.input = input;
-    plan_.uses_accumulator = UsesAccumulator(input, traits);
-    plan_.kernels_read_gradients = traits.slices_persist || !Communicates();
+    plan_.two_levels = Communicates() && traits.network.has_value();
+    plan_.gradients = HandleGradients(input, traits);
+    const bool slices_stay = !Communicates() || (outer_.slices_persist && !plan_.two_levels);
+    plan_.kernels_read_gradients = plan_.gradients.local_sums || traits.host.slices_persist || !Communicates();
     // Whether the last micro-step's slices are summed once more by Update, or are all in the accumulator by then.
-    updates_from_slices_ = input.look_for_non_finite ? !plan_.uses_accumulator : plan_.kernels_read_gradients;
+    updates_from_slices_ = input.look_for_non_finite ? !plan_.gradients.accumulator : slices_stay;
   }
 
   StepPlan Build() && {
     for (int64_t k = 0; k < plan_.input.micro_steps; ++k) {
-      for (int b = 0; b < plan_.input.bucket_count; ++b) {
+      for (int b = 0; b < plan_.input.bucket_count(); ++b) {
         plan_.starts.push_back(Size());
-        AddGradients(b, k);
+        if (plan_.input.active[b]) AddGradients(b, k);
       }
     }
     plan_.starts.push_back(Size());
     AddDecision();
-    for (int b = plan_.input.bucket_count - 1; b >= 0; --b) AddUpdate(b);
+    for (int b = plan_.input.bucket_count() - 1; b >= 0; --b) {
+      if (plan_.input.active[b]) AddUpdate(b);
+    }
     return std::move(plan_);
   }
 
  private:
   bool Communicates() const { return plan_.communicates(); }
+  Level OuterLevel() const { return plan_.two_levels ? Level::kNetwork : Level::kHost; }
   int Size() const { return static_cast<int>(plan_.nodes.size()); }
-  StepNode& Add(StepOp op, StepStream stream, int bucket, int64_t micro_step) {
-    plan_.nodes.push_back({.op = op, .stream = stream, .bucket = bucket, .micro_step = micro_step});
+  StepNode& Add(StepOp op, StepStream stream, int bucket, int64_t micro_step, Level level = Level::kHost) {
+    plan_.nodes.push_back({.op = op, .stream = stream, .level = level, .bucket = bucket, .micro_step = micro_step});
     return plan_.nodes.back();
   }
 
-  // Slices that only Update reads need no AwaitSlices: the decision comes after every rank's exchanges.
   void AddGradients(int b, int64_t k) {
     const bool last = k == plan_.input.micro_steps - 1;
-    const bool scan = plan_.input.look_for_non_finite;
+    if (plan_.gradients.local_sums) AddAccumulate(b, k);
+    if (plan_.gradients.local_sums && !last) return;
     if (Communicates()) AddExchange(b, k);
-    if (!last || scan || !updates_from_slices_) {
-      if (Communicates()) Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k);
-      StepNode& reduce = Add(StepOp::kReduce, StepStream::kUpdate, b, k);
-      reduce.read_slices = true;
-      reduce.read_accumulator = k > 0;
-      reduce.write_accumulator = plan_.uses_accumulator;
-      reduce.take_norm = last && scan;
-      reduce.scan = scan;
-      reduce.waits_for_caller = !Communicates();
-    }
+    // Slices that only Update reads need no AwaitSlices: the decision comes after every rank's exchanges.
+    if (!last || plan_.input.look_for_non_finite || !updates_from_slices_) AddReduce(b, k);
     if (Communicates() && !(last && updates_from_slices_)) AddRelease(b, k);
   }
 
+  void AddAccumulate(int b, int64_t k) {
+    // What the sums were exchanged from in the step before is theirs again once every owner has read it.
+    if (k == 0) Add(StepOp::kAwaitReleased, StepStream::kUpdate, b, -1);
+    StepNode& accumulate = Add(StepOp::kAccumulate, StepStream::kUpdate, b, k);
+    accumulate.read_accumulator = k > 0;
+    accumulate.scan = plan_.input.look_for_non_finite;
+    accumulate.waits_for_caller = true;
+  }
+
   void AddExchange(int b, int64_t k) {
-    const bool separate = traits_.separate_exchange_stream;
-    StepNode& exchange = Add(StepOp::kExchange, separate ? StepStream::kExchange : StepStream::kCaller, b, k);
-    exchange.waits_for_caller = separate;
-    if (traits_.slices_persist) return;
-    // Transient slices land in a ring: the slot's last user must have been read. In the step before it was, because the
-    // exchange stream has passed that step's Publish nodes, which come after its updates.
+    if (plan_.two_levels) {
+      Add(StepOp::kExchange, plan_.gradients.local_sums ? StepStream::kUpdate : StepStream::kCaller, b, k);
+      AddNetworkExchange(b, k);
+      return;
+    }
+    const bool separate = traits_.host.separate_exchange_stream;
+    const StepStream together = plan_.gradients.local_sums ? StepStream::kUpdate : StepStream::kCaller;
+    const int before = Size() - 1;
+    StepNode& exchange = Add(StepOp::kExchange, separate ? StepStream::kExchange : together, b, k);
+    if (separate && plan_.gradients.local_sums) {
+      exchange.waits.push_back(before);
+    } else {
+      exchange.waits_for_caller = separate;
+    }
+    AddRingWait(&exchange);
+  }
+
+  // The host's gradients, or sums of them, leave for the owners on other hosts.
+  void AddNetworkExchange(int b, int64_t k) {
+    Add(StepOp::kAwaitSlices, StepStream::kExchange, b, k);
+    if (plan_.input.sums_on_host) {
+      StepNode& sum = Add(StepOp::kSumHost, StepStream::kExchange, b, k);
+      sum.scan = plan_.input.look_for_non_finite && !plan_.gradients.local_sums;
+      AddRingWait(&sum);
+    }
+    StepNode& exchange = Add(StepOp::kExchange, StepStream::kExchange, b, k, Level::kNetwork);
+    if (!plan_.input.sums_on_host) AddRingWait(&exchange);
+  }
+
+  // Transient slices land in a ring: the slot's last user must have been read. In the step before it was, because the
+  // exchange stream has passed that step's publishing, which comes after its updates.
+  void AddRingWait(StepNode* node) {
+    if (outer_.slices_persist) return;
     const int64_t exchanges = static_cast<int64_t>(releases_.size());
-    if (exchanges < traits_.landing_buckets) return;
-    exchange.waits.push_back(releases_[exchanges - traits_.landing_buckets]);
+    if (exchanges >= outer_.landing_buckets) node->waits.push_back(releases_[exchanges - outer_.landing_buckets]);
+  }
+
+  void AddReduce(int b, int64_t k) {
+    const bool last = k == plan_.input.micro_steps - 1;
+    const bool scan = plan_.input.look_for_non_finite;
+    if (Communicates()) {
+      const int exchange = Size() - 1;
+      StepNode& await = Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k, OuterLevel());
+      // This host's own part of the slices was awaited, or made, on the exchange stream.
+      if (plan_.two_levels) await.waits.push_back(exchange);
+    }
+    const int64_t n = plan_.input.world_size;
+    const int64_t group = plan_.input.sum_group;
+    StepNode& reduce = Add(StepOp::kReduce, StepStream::kUpdate, b, k);
+    reduce.read_slices = true;
+    reduce.read_accumulator = k > 0 && !plan_.gradients.local_sums;
+    reduce.write_accumulator = plan_.gradients.accumulator;
+    reduce.read_group = plan_.gradients.group_accumulator && k * n % group != 0;
+    reduce.write_group = plan_.gradients.group_accumulator && !last && (k + 1) * n % group != 0;
+    reduce.take_norm = last && scan;
+    reduce.scan = scan;
+    reduce.waits_for_caller = !Communicates();
   }
 
   void AddRelease(int b, int64_t k) {
-    releases_.push_back(Size());
-    Add(StepOp::kRelease, StepStream::kUpdate, b, k);
+    Add(StepOp::kRelease, StepStream::kUpdate, b, k, OuterLevel());
+    if (plan_.two_levels) {
+      // The host's gradients are read by this rank, and by the network on its behalf.
+      Add(StepOp::kAwaitReleased, StepStream::kUpdate, b, k, Level::kNetwork);
+      Add(StepOp::kRelease, StepStream::kUpdate, b, k);
+    }
+    releases_.push_back(Size() - 1);
   }
 
   void AddDecision() {
     // The decision waits for the caller's stream: once all ranks are here, nobody reads the old weights any more.
     Add(StepOp::kContribute, StepStream::kUpdate, -1, -1).waits_for_caller = true;
     if (Communicates()) Add(StepOp::kAllReduceSmall, StepStream::kUpdate, -1, -1);
+    if (plan_.two_levels) Add(StepOp::kAllReduceSmall, StepStream::kUpdate, -1, -1, Level::kNetwork);
     Add(StepOp::kDecide, StepStream::kUpdate, -1, -1);
   }
 
   void AddUpdate(int b) {
-    const int index = Size();
-    const int64_t last = plan_.input.micro_steps - 1;
     StepNode& update = Add(StepOp::kUpdate, StepStream::kUpdate, b, -1);
     update.read_slices = updates_from_slices_;
-    update.read_accumulator = plan_.uses_accumulator;
+    update.read_accumulator = plan_.gradients.accumulator;
     if (!Communicates()) return;
-    if (updates_from_slices_) Add(StepOp::kRelease, StepStream::kUpdate, b, last);
-    const bool separate = traits_.separate_exchange_stream;
+    const int updated = Size() - 1;
+    if (updates_from_slices_) Add(StepOp::kRelease, StepStream::kUpdate, b, plan_.input.micro_steps - 1);
+    if (plan_.two_levels) {
+      const int published = Size();
+      Add(StepOp::kPublish, StepStream::kUpdate, b, -1, Level::kNetwork);
+      Add(StepOp::kAwaitPublished, StepStream::kExchange, b, -1, Level::kNetwork).waits.push_back(published);
+      Add(StepOp::kPublish, StepStream::kExchange, b, -1);
+      return;
+    }
+    const bool separate = traits_.host.separate_exchange_stream;
     StepNode& publish = Add(StepOp::kPublish, separate ? StepStream::kExchange : StepStream::kUpdate, b, -1);
-    if (separate) publish.waits.push_back(index);
+    if (separate) publish.waits.push_back(updated);
   }
 
-  const CommunicatorTraits traits_;
+  const LevelTraits traits_;
+  const CommunicatorTraits outer_;  // of the level that brings the slices which are reduced
   StepPlan plan_;
   bool updates_from_slices_ = false;
-  std::vector<int> releases_;
+  std::vector<int> releases_;  // by exchange: the node after which its slot, and what was sent, are free
 };
 
 const char* Name(StepOp op) {
   switch (op) {
+    case StepOp::kAccumulate:
+      return "Accumulate";
     case StepOp::kExchange:
       return "Exchange";
     case StepOp::kAwaitSlices:
       return "AwaitSlices";
+    case StepOp::kSumHost:
+      return "SumHost";
     case StepOp::kReduce:
       return "Reduce";
     case StepOp::kRelease:
       return "Release";
+    case StepOp::kAwaitReleased:
+      return "AwaitReleased";
     case StepOp::kContribute:
       return "Contribute";
     case StepOp::kAllReduceSmall:
@@ -119,6 +193,8 @@ const char* Name(StepOp op) {
       return "Update";
     case StepOp::kPublish:
       return "Publish";
+    case StepOp::kAwaitPublished:
+      return "AwaitPublished";
   }
   return "?";
 }
@@ -126,25 +202,35 @@ const char* Name(StepOp op) {
 }  // namespace
 
 std::pair<int, int> StepPlan::Range(int64_t micro_step, int bucket) const {
-  const int64_t i = micro_step * input.bucket_count + bucket;
+  const int64_t i = micro_step * input.bucket_count() + bucket;
   return {starts[i], starts[i + 1]};
 }
 
 std::pair<int, int> StepPlan::AfterGradients() const { return {starts.back(), static_cast<int>(nodes.size())}; }
 
-// Several micro-steps need a running sum, and slices that do not persist must be summed while they are there. One
-// micro-step of persistent slices is read twice for 4N bytes per element, or once and kept as a sum for 2N + 8.
-bool UsesAccumulator(const StepPlanInput& input, const CommunicatorTraits& traits) {
-  if (input.micro_steps > 1 || (!traits.slices_persist && input.world_size > 1)) return true;
-  return input.look_for_non_finite && 2 * input.world_size + 8 < 4 * input.world_size;
+// Several micro-steps need a running sum, and slices that do not persist must be summed while they are there. Otherwise
+// persistent slices are read twice, or once and kept as a sum for 8 bytes per element: 2 * N bytes of bf16, 4 * N of
+// local sums.
+GradientHandling HandleGradients(const StepPlanInput& input, const LevelTraits& traits) {
+  const bool communicates = input.world_size > 1;
+  const bool persists = traits.host.slices_persist && !traits.network.has_value();
+  GradientHandling handling;
+  handling.local_sums = input.local_accumulation && communicates;
+  const int64_t reductions = handling.local_sums ? 1 : input.micro_steps;
+  const int64_t slice_bytes = (handling.local_sums ? 4 : 2) * input.world_size;
+  handling.accumulator =
+      reductions > 1 || (communicates && !persists) || (input.look_for_non_finite && slice_bytes > 8);
+  handling.group_accumulator = input.micro_steps > 1 && input.world_size % input.sum_group != 0;
+  return handling;
 }
 
-StepPlan BuildStepPlan(const StepPlanInput& input, const CommunicatorTraits& traits) {
+StepPlan BuildStepPlan(const StepPlanInput& input, const LevelTraits& traits) {
   return PlanBuilder(input, traits).Build();
 }
 
 std::string ToString(const StepNode& node) {
   std::string text = Name(node.op);
+  if (node.level == Level::kNetwork) text += " between hosts";
   if (node.bucket < 0) return text;
   absl::StrAppend(&text, "(bucket ", node.bucket);
   if (node.micro_step >= 0) absl::StrAppend(&text, ", micro-step ", node.micro_step);

@@ -36,6 +36,8 @@ void ToProto(const StepRecord& record, proto::StepRecord* message) {
   message->set_scale_overflow(record.scale_overflow);
   message->set_step_ns(record.step_ns);
   message->set_exposed_ns(record.exposed_ns);
+  for (const std::string& mode : record.inexact_modes) message->add_inexact_mode(mode);
+  for (const std::string& buffer : record.copied_buffers) message->add_copied_buffer(buffer);
 }
 
 }  // namespace shardstep

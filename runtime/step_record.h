@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace shardstep {
 
@@ -36,6 +37,8 @@ struct StepRecord {
   bool scale_overflow = false;
   int64_t step_ns = 0;
   int64_t exposed_ns = 0;
+  std::vector<std::string> inexact_modes;
+  std::vector<std::string> copied_buffers;
 };
 
 /// Of a step that was skipped: "non-finite gradient at micro-batch 7 (rank 1), parameter "head", element 12".

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/runtime/plan_input.h"
 
 namespace shardstep {
 namespace {
@@ -26,37 +27,35 @@ class Stopwatch {
   int64_t begin_ns_;
 };
 
-StepPlanInput PlanInput(const StepResources& r, int64_t micro_steps) {
-  return {.bucket_count = r.layout->bucket_count(),
-          .world_size = r.layout->world_size(),
-          .micro_steps = micro_steps,
-          .look_for_non_finite = r.options->non_finite != NonFinitePolicy::kIgnore};
+StepPlan MakePlan(const StepResources& r, int64_t micro_steps) {
+  return BuildStepPlan(MakePlanInput(*r.options, *r.groups, *r.layout, *r.map, micro_steps),
+                       TraitsOf(*r.host, r.network));
 }
 
 }  // namespace
 
 StepScheduler::StepScheduler(const StepResources& resources)
     : r_(resources),
-      rank_(resources.communicator->rank()),
-      world_size_(resources.communicator->world_size()),
-      plan_(BuildStepPlan(PlanInput(resources, resources.options->micro_steps), resources.communicator->traits())) {
+      world_size_(resources.layout->world_size()),
+      plan_(MakePlan(resources, resources.options->micro_steps)),
+      launcher_(resources) {
   const int buckets = r_.layout->bucket_count();
-  for (int b = 0; b < buckets; ++b) segments_.push_back(r_.layout->Segments(b, rank_));
   gradients_.resize(r_.layout->parameter_count());
+  tied_.resize(r_.layout->parameter_count());
+  for (int p = 0; p < r_.layout->parameter_count(); ++p) tied_[r_.layout->owner(p)].push_back(p);
   missing_.resize(buckets);
   bucket_writable_.resize(buckets);
   bucket_published_.assign(buckets, true);
   read_done_.resize(buckets);
   weights_done_.resize(buckets);
   done_.resize(plan_.nodes.size());
-  scalars_.groups.resize(r_.options->groups.size());
   BeginMicroStep();
 }
 
 // ---- The step, as it flows: gradients, micro-step, step, weights, record -------------------------------------------
 
 absl::Status StepScheduler::GradientWritable(int p) {
-  SHARDSTEP_RETURN_IF_ERROR(CheckParameter(p, "GradientWritable"));
+  SHARDSTEP_RETURN_IF_ERROR(CheckTrained(p, "GradientWritable"));
   if (micro_step_ == plan_.input.micro_steps) {
     return absl::FailedPreconditionError("GradientWritable: all micro-steps have ended; call Step first");
   }
@@ -69,7 +68,7 @@ absl::Status StepScheduler::GradientWritable(int p) {
 }
 
 absl::Status StepScheduler::GradientReady(int p) {
-  SHARDSTEP_RETURN_IF_ERROR(CheckParameter(p, "GradientReady"));
+  SHARDSTEP_RETURN_IF_ERROR(CheckTrained(p, "GradientReady"));
   if (gradients_[p] != GradientState::kWritable) {
     return absl::FailedPreconditionError(absl::StrCat("GradientReady: \"", r_.layout->parameter(p).name, "\" ",
                                                       gradients_[p] == GradientState::kReady
@@ -100,28 +99,30 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
     return absl::FailedPreconditionError(
         absl::StrCat("Step: ", micro_step_, " of ", micro_steps, " micro-steps have ended"));
   }
-  SHARDSTEP_RETURN_IF_ERROR(ValidateArguments(arguments, *r_.options, micro_steps, world_size_));
+  SHARDSTEP_RETURN_IF_ERROR(ValidateArguments(arguments, *r_.options, r_.groups->groups(), micro_steps, world_size_));
+  // Shards of the last step may still be on their way from here.
+  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
+  SHARDSTEP_RETURN_IF_ERROR(Healthy());
 
-  decision_input_ = {.arguments = arguments, .counters = counters_, .micro_steps = micro_steps};
-  int64_t& micro_batches = decision_input_.arguments.micro_batches;
+  DecisionInput input{.arguments = arguments, .counters = counters_, .micro_steps = micro_steps};
+  int64_t& micro_batches = input.arguments.micro_batches;
   if (micro_batches == 0) micro_batches = micro_steps * world_size_;
-  if (last_contribution_ * world_size_ + rank_ >= micro_batches) {
-    decision_input_.misplaced_micro_step = last_contribution_;
-  }
+  if (last_contribution_ * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution_;
+  launcher_.SetDecisionInput(input);
   step_begin_ns_ = NowNs();
   in_flight_ = true;
   const auto [first, last] = plan_.AfterGradients();
   SHARDSTEP_RETURN_IF_ERROR(Issue(first, last));
   r_.update->Enqueue("EndOfStep", [this] {
-    updating_ = false;
+    launcher_.EndUpdating();
     step_end_ns_ = NowNs();
     return absl::OkStatus();
   });
   step_done_ = r_.update->Record();
 
-  bucket_published_.assign(bucket_published_.size(), false);
-  ++issued_steps_;
-  first_micro_step_ += micro_steps;
+  for (int b = 0; b < r_.layout->bucket_count(); ++b) bucket_published_[b] = !plan_.input.active[b];
+  ++position_.step;
+  position_.first_exchange += plan_.exchanges();
   micro_step_ = 0;
   last_contribution_ = -1;
   BeginMicroStep();
@@ -130,8 +131,7 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
 
 absl::Status StepScheduler::WeightsReady(int p) {
   SHARDSTEP_RETURN_IF_ERROR(CheckParameter(p, "WeightsReady"));
-  const auto [first, last] = r_.layout->buckets_of(p);
-  for (int b = first; b <= last; ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
+  for (const int b : r_.layout->buckets_of(p)) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
   return Healthy();
 }
 
@@ -144,9 +144,10 @@ absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
   }
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
   in_flight_ = false;
-  counters_ = decision_.counters;
-  SHARDSTEP_RETURN_IF_ERROR(decision_.refused);
-  StepRecord record = decision_.record;
+  const Decision& decision = launcher_.decision();
+  counters_ = decision.counters;
+  SHARDSTEP_RETURN_IF_ERROR(decision.refused);
+  StepRecord record = decision.record;
   record.step_ns = step_end_ns_ - step_begin_ns_;
   record.exposed_ns = exposed_ns_;
   exposed_ns_ = 0;
@@ -155,98 +156,30 @@ absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
 
 // ---- The plan, node by node ----------------------------------------------------------------------------------------
 
+namespace {
+
+bool ReadsGradients(const StepNode& node) {
+  return node.read_slices || node.op == StepOp::kRelease || node.op == StepOp::kAccumulate;
+}
+
+}  // namespace
+
 absl::Status StepScheduler::Issue(int first, int last) {
   for (int i = first; i < last; ++i) {
     const StepNode& node = plan_.nodes[i];
-    Stream& stream = StreamOf(node.stream);
+    HostStream& stream = StreamOf(node.stream);
     if (node.waits_for_caller) stream.Wait(r_.caller->Record());
     for (const int earlier : node.waits) stream.Wait(done_[earlier]);
-    launch_error_.Update(Annotate(Launch(node, stream), ToString(node)));
+    launch_error_.Update(Annotate(launcher_.Launch(plan_, node, position_, stream), ToString(node)));
     if (!launch_error_.ok()) return Healthy();
     done_[i] = stream.Record();
-    if (node.read_slices || node.op == StepOp::kRelease) read_done_[node.bucket] = done_[i];
+    if (ReadsGradients(node)) read_done_[node.bucket] = done_[i];
     if (node.op == StepOp::kUpdate || node.op == StepOp::kPublish) weights_done_[node.bucket] = done_[i];
   }
   return absl::OkStatus();
 }
 
-absl::Status StepScheduler::Launch(const StepNode& node, Stream& stream) {
-  const int64_t micro_step = first_micro_step_ + node.micro_step;
-  switch (node.op) {
-    case StepOp::kExchange:
-      return r_.communicator->Exchange(node.bucket, micro_step, stream);
-    case StepOp::kAwaitSlices:
-      return r_.communicator->AwaitSlices(node.bucket, micro_step, stream);
-    case StepOp::kReduce:
-      return LaunchReduce(node, stream);
-    case StepOp::kRelease:
-      return r_.communicator->Release(node.bucket, micro_step, stream);
-    case StepOp::kContribute:
-      LaunchContribute();
-      return absl::OkStatus();
-    case StepOp::kAllReduceSmall:
-      return r_.communicator->AllReduceSmall(&reduction_, stream);
-    case StepOp::kDecide:
-      LaunchDecide();
-      return absl::OkStatus();
-    case StepOp::kUpdate:
-      return LaunchUpdate(node, stream);
-    case StepOp::kPublish:
-      return r_.communicator->Publish(node.bucket, issued_steps_, stream);
-  }
-  return absl::InternalError("unknown operation");
-}
-
-absl::Status StepScheduler::LaunchReduce(const StepNode& node, Stream& stream) {
-  float* accumulator = r_.state->accumulator();
-  if (plan_.uses_accumulator) accumulator += r_.layout->state_begin_element(node.bucket);
-  return r_.kernels->Reduce({.segments = segments_[node.bucket],
-                             .slices = Slices(node),
-                             .first_micro_batch = node.micro_step * world_size_,
-                             .accumulator_in = node.read_accumulator ? accumulator : nullptr,
-                             .accumulator_out = node.write_accumulator ? accumulator : nullptr,
-                             .take_norm = node.take_norm,
-                             .scan = node.scan ? &scan_ : nullptr,
-                             .layout = r_.layout},
-                            stream);
-}
-
-absl::Status StepScheduler::LaunchUpdate(const StepNode& node, Stream& stream) {
-  const int64_t begin = r_.layout->state_begin_element(node.bucket);
-  return r_.kernels->Update({.segments = segments_[node.bucket],
-                             .slices = node.read_slices ? Slices(node) : absl::Span<const Slice>(),
-                             .accumulator = node.read_accumulator ? r_.state->accumulator() + begin : nullptr,
-                             .master = r_.state->master() + begin,
-                             .first_moment = r_.state->first_moment() + begin,
-                             .second_moment = r_.state->second_moment() + begin,
-                             .destinations = r_.communicator->Destinations(node.bucket),
-                             .scalars = &scalars_},
-                            stream);
-}
-
-void StepScheduler::LaunchContribute() {
-  r_.update->Enqueue("Contribute", [this] {
-    reduction_ = Contribute(decision_input_, scan_, rank_);
-    scan_ = ScanResult();
-    return absl::OkStatus();
-  });
-}
-
-void StepScheduler::LaunchDecide() {
-  r_.update->Enqueue("Decide", [this] {
-    decision_ = Decide(decision_input_, reduction_, *r_.options, *r_.layout);
-    scalars_.apply = decision_.apply;
-    scalars_.scale = decision_.scale;
-    for (size_t i = 0; i < scalars_.groups.size() && decision_.apply; ++i) {
-      scalars_.groups[i] = MakeAdamWScalars(r_.options->groups[i], decision_input_.arguments.learning_rate,
-                                            decision_.counters.applied_steps);
-    }
-    updating_ = decision_.apply;
-    return absl::OkStatus();
-  });
-}
-
-Stream& StepScheduler::StreamOf(StepStream stream) const {
+HostStream& StepScheduler::StreamOf(StepStream stream) const {
   switch (stream) {
     case StepStream::kCaller:
       return *r_.caller;
@@ -258,36 +191,32 @@ Stream& StepScheduler::StreamOf(StepStream stream) const {
   return *r_.update;
 }
 
-absl::Span<const Slice> StepScheduler::Slices(const StepNode& node) const {
-  const int64_t micro_step = node.micro_step >= 0 ? node.micro_step : plan_.input.micro_steps - 1;
-  return r_.communicator->slices(node.bucket, first_micro_step_ + micro_step);
-}
-
 // ---- Gradients and weights of this rank ----------------------------------------------------------------------------
 
 void StepScheduler::BeginMicroStep() {
   gradients_.assign(gradients_.size(), GradientState::kUnknown);
   bucket_writable_.assign(bucket_writable_.size(), false);
-  for (size_t b = 0; b < missing_.size(); ++b) {
-    missing_[b] = static_cast<int>(r_.layout->parameters_of(static_cast<int>(b)).size());
+  missing_.assign(missing_.size(), 0);
+  for (int p = 0; p < r_.layout->parameter_count(); ++p) {
+    if (r_.groups->frozen(p)) continue;
+    for (const int b : r_.layout->buckets_of(p)) ++missing_[b];
   }
   next_bucket_ = 0;
 }
 
 absl::Status StepScheduler::AwaitWritable(int p) {
-  const int64_t last_micro_step = first_micro_step_ + micro_step_ - 1;
-  const auto [first, last] = r_.layout->buckets_of(p);
-  for (int b = first; b <= last; ++b) {
-    if (bucket_writable_[b] || last_micro_step < 0) continue;
+  for (const int b : r_.layout->buckets_of(p)) {
+    if (bucket_writable_[b]) continue;
     const Stopwatch exposed(&exposed_ns_);
-    if (plan_.kernels_read_gradients) r_.caller->Wait(read_done_[b]);
-    if (plan_.communicates()) {
-      SHARDSTEP_RETURN_IF_ERROR(r_.communicator->AwaitReleased(b, last_micro_step, *r_.caller));
+    r_.caller->Wait(read_done_[b]);
+    const int64_t last_exchange = launcher_.last_exchange(b);
+    if (!plan_.gradients.local_sums && last_exchange >= 0) {
+      SHARDSTEP_RETURN_IF_ERROR(r_.host->AwaitReleased(b, last_exchange, *r_.caller));
     }
     bucket_writable_[b] = true;
   }
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
-  if (gradients_[p] == GradientState::kUnknown && r_.options->accumulate_gradients) {
+  if (r_.options->accumulate_gradients && StateOfTied(p) == GradientState::kUnknown) {
     SHARDSTEP_RETURN_IF_ERROR(ZeroGradient(p));
   }
   gradients_[p] = GradientState::kWritable;
@@ -296,8 +225,7 @@ absl::Status StepScheduler::AwaitWritable(int p) {
 
 absl::Status StepScheduler::MarkReady(int p) {
   gradients_[p] = GradientState::kReady;
-  const auto [first, last] = r_.layout->buckets_of(p);
-  for (int b = first; b <= last; ++b) --missing_[b];
+  for (const int b : r_.layout->buckets_of(p)) --missing_[b];
   while (next_bucket_ < r_.layout->bucket_count() && missing_[next_bucket_] == 0) {
     const auto [begin, end] = plan_.Range(micro_step_, next_bucket_++);
     SHARDSTEP_RETURN_IF_ERROR(Issue(begin, end));
@@ -307,7 +235,7 @@ absl::Status StepScheduler::MarkReady(int p) {
 
 absl::Status StepScheduler::FillMissing() {
   for (int p = 0; p < r_.layout->parameter_count(); ++p) {
-    if (gradients_[p] == GradientState::kReady) continue;
+    if (r_.groups->frozen(p) || StateOfTied(p) == GradientState::kReady) continue;
     if (r_.options->missing_gradient == MissingGradientPolicy::kRefuse) {
       return absl::FailedPreconditionError(
           absl::StrCat("EndMicroStep: the gradient of \"", r_.layout->parameter(p).name,
@@ -315,18 +243,27 @@ absl::Status StepScheduler::FillMissing() {
     }
   }
   for (int p = 0; p < r_.layout->parameter_count(); ++p) {
-    if (gradients_[p] == GradientState::kReady) continue;
-    SHARDSTEP_RETURN_IF_ERROR(AwaitWritable(p));
-    SHARDSTEP_RETURN_IF_ERROR(ZeroGradient(p));
+    if (r_.groups->frozen(p) || gradients_[p] == GradientState::kReady) continue;
+    // One of several names of a gradient may stay unused: what the others wrote stands.
+    if (StateOfTied(p) != GradientState::kReady) {
+      SHARDSTEP_RETURN_IF_ERROR(AwaitWritable(p));
+      SHARDSTEP_RETURN_IF_ERROR(ZeroGradient(p));
+    }
     SHARDSTEP_RETURN_IF_ERROR(MarkReady(p));
   }
   return absl::OkStatus();
 }
 
 absl::Status StepScheduler::ZeroGradient(int p) {
-  Bf16* arena = r_.communicator->gradients().as<Bf16>();
-  return r_.kernels->Zero({absl::MakeSpan(arena + r_.layout->arena_begin_element(p), r_.layout->elements(p))},
-                          *r_.caller);
+  const int64_t size_bytes = r_.layout->elements(p) * SizeBytes(r_.layout->parameter(p).gradient_dtype);
+  return r_.kernels->Zero({{r_.gradients.data + r_.layout->gradient_begin_byte(p), size_bytes}}, *r_.caller);
+}
+
+// How far the gradient is that p shares with the parameters it is tied to.
+StepScheduler::GradientState StepScheduler::StateOfTied(int p) const {
+  GradientState state = GradientState::kUnknown;
+  for (const int q : tied_[r_.layout->owner(p)]) state = std::max(state, gradients_[q]);
+  return state;
 }
 
 absl::Status StepScheduler::AwaitPublished(int b) {
@@ -334,7 +271,7 @@ absl::Status StepScheduler::AwaitPublished(int b) {
   const Stopwatch exposed(&exposed_ns_);
   r_.caller->Wait(weights_done_[b]);
   if (plan_.communicates()) {
-    SHARDSTEP_RETURN_IF_ERROR(r_.communicator->AwaitPublished(b, issued_steps_ - 1, *r_.caller));
+    SHARDSTEP_RETURN_IF_ERROR(r_.host->AwaitPublished(b, position_.step - 1, *r_.caller));
   }
   bucket_published_[b] = true;
   return absl::OkStatus();
@@ -344,6 +281,19 @@ absl::Status StepScheduler::Settle(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
   if (in_flight_) return absl::FailedPreconditionError(absl::StrCat(call, ": call FinishStep of the last step first"));
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
+  return Healthy();
+}
+
+absl::Status StepScheduler::ShareWeights(absl::Span<const int> buckets) {
+  SHARDSTEP_RETURN_IF_ERROR(Settle("ShareWeights"));
+  if (world_size_ == 1) return absl::OkStatus();
+  const int64_t step = position_.step++;
+  Communicator* const levels[] = {r_.network, r_.host};
+  for (Communicator* level : levels) {
+    if (level == nullptr) continue;
+    for (const int b : buckets) SHARDSTEP_RETURN_IF_ERROR(level->Publish(b, step, *r_.caller));
+    for (const int b : buckets) SHARDSTEP_RETURN_IF_ERROR(level->AwaitPublished(b, step, *r_.caller));
+  }
   return Healthy();
 }
 
@@ -359,13 +309,12 @@ absl::Status StepScheduler::CheckBetweenSteps(absl::string_view call) {
   return BetweenSteps() ? absl::OkStatus() : absl::FailedPreconditionError(absl::StrCat(call, ": inside a step"));
 }
 
-absl::Status StepScheduler::SetMicroSteps(int64_t micro_steps) {
-  SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("SetMicroSteps"));
-  plan_ = BuildStepPlan(PlanInput(r_, micro_steps), r_.communicator->traits());
-  if (plan_.uses_accumulator && r_.state->accumulator() == nullptr) {
-    return absl::InternalError("SetMicroSteps: the state has no accumulator");
-  }
+absl::Status StepScheduler::Replan(int64_t micro_steps) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("a change of the plan"));
+  plan_ = MakePlan(r_, micro_steps);
   done_.assign(plan_.nodes.size(), Event());
+  launcher_.TakeOverGroups();
+  BeginMicroStep();
   return absl::OkStatus();
 }
 
@@ -375,6 +324,12 @@ absl::Status StepScheduler::CheckParameter(int p, absl::string_view call) const 
       absl::StrCat(call, ": parameter ", p, " is not in [0, ", r_.layout->parameter_count(), ")"));
 }
 
+absl::Status StepScheduler::CheckTrained(int p, absl::string_view call) const {
+  SHARDSTEP_RETURN_IF_ERROR(CheckParameter(p, call));
+  if (!r_.groups->frozen(p)) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(call, ": \"", r_.layout->parameter(p).name, "\" is frozen"));
+}
+
 // The first error of any stream ends the job: the other ranks learn of it at once instead of by their deadlines.
 absl::Status StepScheduler::Healthy() {
   absl::Status status = launch_error_;
@@ -382,8 +337,9 @@ absl::Status StepScheduler::Healthy() {
   if (status.ok()) status = r_.caller->status();
   if (status.ok()) status = r_.exchange->status();
   if (status.ok()) return status;
-  torn_ = torn_ || updating_;
-  r_.communicator->Abort(status);
+  torn_ = torn_ || launcher_.updating();
+  r_.host->Abort(status);
+  if (r_.network != nullptr) r_.network->Abort(status);
   return torn_ ? Annotate(status, "the optimizer is torn (an update failed half-way)") : status;
 }
 

@@ -1,7 +1,6 @@
 #ifndef SHARDSTEP_RUNTIME_STEP_SCHEDULER_H_
 #define SHARDSTEP_RUNTIME_STEP_SCHEDULER_H_
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -13,23 +12,11 @@
 #include "shardstep/optimizer/shard_state.h"
 #include "shardstep/runtime/decision.h"
 #include "shardstep/runtime/options.h"
+#include "shardstep/runtime/step_launcher.h"
 #include "shardstep/runtime/step_plan.h"
 #include "shardstep/runtime/step_record.h"
 
 namespace shardstep {
-
-/// What a scheduler works with; all owned elsewhere and longer-lived. The seams (communicator, kernels, streams) are
-/// real, or recorders in tests.
-struct StepResources {
-  const OptimizerOptions* options = nullptr;
-  const ShardLayout* layout = nullptr;
-  const ShardState* state = nullptr;
-  Communicator* communicator = nullptr;
-  ShardKernels* kernels = nullptr;
-  HostStream* caller = nullptr;  ///< the trainer's stream: on a CPU its thread
-  Stream* exchange = nullptr;    ///< used when the plan says so
-  HostStream* update = nullptr;
-};
 
 /// Executes the nodes of the step plan as gradients become ready, and is the only place that waits. It knows no
 /// backend. The calls mean what they mean in sharded_optimizer.h; one thread makes them.
@@ -43,8 +30,12 @@ class StepScheduler {
   absl::Status Step(const StepArguments& arguments);
   absl::Status WeightsReady(int p);
   absl::StatusOr<StepRecord> FinishStep();
-  /// `micro_steps` >= 1; between steps, with an accumulator where the new plan needs one.
-  absl::Status SetMicroSteps(int64_t micro_steps);
+  /// Plans the steps that follow: `micro_steps` >= 1, groups and frozen parameters as they are now. Between steps, with
+  /// the running sums that the new plan needs.
+  absl::Status Replan(int64_t micro_steps);
+
+  /// Collective, between steps: what owners have written into their shards of `buckets` becomes every rank's weights.
+  absl::Status ShareWeights(absl::Span<const int> buckets);
 
   const StepPlan& plan() const { return plan_; }
   /// As of the last finished step, or as restored.
@@ -58,6 +49,8 @@ class StepScheduler {
   absl::Status CheckBetweenSteps(absl::string_view call);
   /// Between steps: the last one is finished and no gradient of the next one was asked for.
   bool idle() const;
+  /// GradientReady(p) would be taken.
+  bool IsWritable(int p) const { return gradients_[p] == GradientState::kWritable; }
   /// True once an update failed half-way.
   bool torn() const { return torn_; }
 
@@ -68,32 +61,27 @@ class StepScheduler {
   /// No gradient of the next step was asked for yet.
   bool BetweenSteps() const;
   absl::Status CheckParameter(int p, absl::string_view call) const;
+  absl::Status CheckTrained(int p, absl::string_view call) const;
   void BeginMicroStep();
   absl::Status AwaitWritable(int p);
   absl::Status MarkReady(int p);
   absl::Status FillMissing();
   absl::Status ZeroGradient(int p);
+  GradientState StateOfTied(int p) const;
   absl::Status AwaitPublished(int b);
 
   absl::Status Issue(int first, int last);
-  absl::Status Launch(const StepNode& node, Stream& stream);
-  absl::Status LaunchReduce(const StepNode& node, Stream& stream);
-  absl::Status LaunchUpdate(const StepNode& node, Stream& stream);
-  void LaunchContribute();
-  void LaunchDecide();
-  Stream& StreamOf(StepStream stream) const;
-  absl::Span<const Slice> Slices(const StepNode& node) const;
+  HostStream& StreamOf(StepStream stream) const;
 
   const StepResources r_;
-  const int rank_;
   const int world_size_;
+  std::vector<std::vector<int>> tied_;  // by parameter that owns: all that are its weights, itself first
   StepPlan plan_;
-  std::vector<std::vector<Segment>> segments_;  // by bucket: what this rank owns
+  StepLauncher launcher_;
 
-  // The step being filled or in flight. Micro-steps and steps for the communicator count from 0 since creation.
+  // The step being filled or in flight.
+  StepPosition position_;
   int64_t micro_step_ = 0;                // within the step
-  int64_t first_micro_step_ = 0;          // of the step, since creation
-  int64_t issued_steps_ = 0;              // since creation
   bool in_flight_ = false;                // between Step and FinishStep
   int64_t last_contribution_ = -1;        // the last micro-step of the step in which the caller marked a gradient ready
   std::vector<GradientState> gradients_;  // by parameter, of this micro-step
@@ -106,15 +94,8 @@ class StepScheduler {
   std::vector<Event> weights_done_;       // by bucket: this rank has published its latest shard
   Event step_done_;
 
-  // Written by work on the update stream.
-  DecisionInput decision_input_;
-  ScanResult scan_;
-  SmallReduction reduction_;
-  Decision decision_;
-  UpdateScalars scalars_;
-  std::atomic<bool> updating_{false};
   int64_t step_begin_ns_ = 0;
-  int64_t step_end_ns_ = 0;
+  int64_t step_end_ns_ = 0;  // written on the update stream
 
   absl::Status launch_error_;  // the first; no stream knows of it
   StepCounters counters_;

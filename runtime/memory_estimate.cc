@@ -1,0 +1,52 @@
+#include "shardstep/runtime/memory_estimate.h"
+
+#include <algorithm>
+
+#include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/step_launcher.h"
+
+namespace shardstep {
+namespace {
+
+// The rings that transient slices land in, and that sums for other hosts leave from.
+int64_t TransitBytes(const OptimizerOptions& options, const ShardLayout& layout, const HostMap& map,
+                     const LevelTraits& traits, bool local_sums) {
+  const CommunicatorTraits& outer = traits.network ? *traits.network : traits.host;
+  if (outer.slices_persist || layout.world_size() == 1) return 0;
+  int64_t largest_shard = 0;
+  for (int b = 0; b < layout.bucket_count(); ++b) largest_shard = std::max(largest_shard, layout.shard_elements(b));
+  const int64_t element_bytes = SizeBytes(local_sums ? DType::kFp32 : DType::kBf16);
+  if (!traits.network) return outer.landing_buckets * (layout.world_size() - 1) * largest_shard * element_bytes;
+  const HostContributions plan = PlanContributions(map, options);
+  const int64_t contribution_bytes = plan.sums ? SizeBytes(plan.SumDtype(DType::kBf16)) : element_bytes;
+  const int64_t landing_bytes =
+      outer.landing_buckets * (map.host_count() - 1) * plan.count() * largest_shard * contribution_bytes;
+  return landing_bytes + HostSumBytes(layout, map, plan, outer.landing_buckets);
+}
+
+}  // namespace
+
+ShardState::Sums SumsOf(const GradientHandling& handling) {
+  return {.accumulator = handling.accumulator, .group_accumulator = handling.group_accumulator};
+}
+
+MemoryEstimate EstimateJobMemory(const OptimizerOptions& options, const ShardLayout& layout, const HostMap& map,
+                                 const LevelTraits& traits, const GradientHandling& handling) {
+  MemoryEstimate estimate;
+  const bool shared = traits.host.slices_persist && options.weights == WeightCopies::kShared;
+  (shared ? estimate.weights_shared_bytes : estimate.weights_private_bytes) = layout.weight_arena_bytes();
+  for (int b = 0; b < layout.bucket_count(); ++b) {
+    if (layout.kind(b).frozen) continue;
+    const int64_t elements = layout.shard_elements(b) * layout.world_size();
+    estimate.gradient_bytes += elements * SizeBytes(layout.kind(b).gradient_dtype);
+    if (handling.local_sums) estimate.local_sum_bytes += elements * SizeBytes(DType::kFp32);
+  }
+  const ShardState::Bytes state = ShardState::BytesOf(layout, SumsOf(handling));
+  estimate.master_bytes = state.master_bytes;
+  estimate.state_bytes = state.moment_bytes;
+  estimate.accumulator_bytes = state.sum_bytes;
+  estimate.transit_bytes = TransitBytes(options, layout, map, traits, handling.local_sums);
+  return estimate;
+}
+
+}  // namespace shardstep

@@ -1,0 +1,81 @@
+#include "shardstep/runtime/parameter_groups.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace shardstep {
+
+ParameterGroups::ParameterGroups(std::vector<GroupOptions> groups, const ShardLayout* layout)
+    : groups_(std::move(groups)), layout_(layout) {
+  for (int p = 0; p < layout->parameter_count(); ++p) {
+    members_.push_back({.group = layout->parameter(p).group, .frozen = layout->parameter(p).frozen});
+  }
+}
+
+bool ParameterGroups::active(int b) const {
+  const absl::Span<const int> parameters = layout_->parameters_of(b);
+  return std::any_of(parameters.begin(), parameters.end(), [&](int p) { return !frozen(p); });
+}
+
+absl::Status ParameterGroups::SetGroup(int group, const GroupOptions& options) {
+  if (group < 0 || group >= static_cast<int>(groups_.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("group ", group, " is not one of the ", groups_.size(), " groups"));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(ValidateGroup(group, options));
+  if (options.kind() != groups_[group].kind()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("group ", group, ": rule, master, rounding and having momentum are fixed at creation"));
+  }
+  groups_[group] = options;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> ParameterGroups::AddGroup(const GroupOptions& options) {
+  SHARDSTEP_RETURN_IF_ERROR(ValidateGroup(groups_.size(), options));
+  groups_.push_back(options);
+  return static_cast<int>(groups_.size()) - 1;
+}
+
+absl::Status ParameterGroups::Move(int p, int group) {
+  const int registered = layout_->parameter(layout_->owner(p)).group;
+  if (groups_[group].kind() != groups_[registered].kind()) {
+    return absl::FailedPreconditionError(absl::StrCat("parameter \"", layout_->parameter(p).name,
+                                                      "\" cannot join group ", group,
+                                                      ": rule, master, rounding and having momentum must be ",
+                                                      "those of group ", registered, ", with which it was registered"));
+  }
+  members_[layout_->owner(p)].group = group;
+  return absl::OkStatus();
+}
+
+std::map<std::pair<int, int64_t>, int> ParameterGroups::ScalarSets() const {
+  std::map<std::pair<int, int64_t>, int> sets;
+  for (const Member& member : members_) sets.try_emplace({member.group, member.begin_applied_step});
+  int number = 0;
+  for (auto& [key, value] : sets) value = number++;
+  return sets;
+}
+
+std::vector<Segment> ParameterGroups::Segments(int b, int rank) const {
+  const std::map<std::pair<int, int64_t>, int> sets = ScalarSets();
+  std::vector<Segment> segments;
+  for (Segment segment : layout_->Segments(b, rank)) {
+    const Member& member = members_[segment.parameter];
+    if (member.frozen) continue;
+    segment.scalars = sets.at({member.group, member.begin_applied_step});
+    segments.push_back(segment);
+  }
+  return segments;
+}
+
+std::vector<RuleScalars> ParameterGroups::MakeScalars(double learning_rate, int64_t applied_step) const {
+  std::vector<RuleScalars> scalars;
+  for (const auto& [key, number] : ScalarSets()) {
+    const auto& [group, begin] = key;
+    scalars.push_back(MakeRuleScalars(groups_[group], learning_rate, std::max<int64_t>(1, applied_step - begin)));
+  }
+  return scalars;
+}
+
+}  // namespace shardstep

@@ -1,0 +1,373 @@
+#include "shardstep/runtime/sharded_optimizer_impl.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "shardstep/comm/host_memory.h"
+#include "shardstep/runtime/agreement.h"
+#include "shardstep/runtime/bucket_extents.h"
+#include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/plan_input.h"
+
+namespace shardstep {
+namespace {
+
+int CoresOfThisProcess() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+std::vector<int> AllBuckets(const ShardLayout& layout) {
+  std::vector<int> buckets(layout.bucket_count());
+  std::iota(buckets.begin(), buckets.end(), 0);
+  return buckets;
+}
+
+}  // namespace
+
+absl::Status CheckMicroSteps(const ShardLayout& layout, int64_t micro_steps) {
+  constexpr int64_t kMaxExchanges = 1 << 20;
+  const int64_t most =
+      std::min(kMaxMicroBatches / layout.world_size(), kMaxExchanges / std::max<int64_t>(1, layout.bucket_count()));
+  if (micro_steps >= 1 && micro_steps <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("micro_steps = ", micro_steps, ": must be from 1 to ", most, " for ",
+                                                 layout.world_size(), " ranks and ", layout.bucket_count(),
+                                                 " buckets"));
+}
+
+ShardedOptimizer::Impl::Impl(const OptimizerOptions& options, ShardLayout layout, CommunicatorLevels communicators,
+                             Rendezvous* rendezvous)
+    : options_(options),
+      layout_(std::move(layout)),
+      groups_(options.groups, &layout_),
+      communicators_(std::move(communicators)),
+      rendezvous_(rendezvous),
+      state_access_(&layout_, &state_, &Outer()),
+      model_(&layout_, &groups_, &state_access_, &host(), rendezvous, kMeetingDeadline) {}
+
+ShardedOptimizer::Impl::~Impl() {
+  // Work in flight may wait for ranks that will never come; end it before its memory goes.
+  if (scheduler_ != nullptr && !(scheduler_->idle() && scheduler_->Settle("destruction").ok())) {
+    Abort(absl::CancelledError("the optimizer was destroyed inside a step"));
+  }
+}
+
+// ---- Creation ----------------------------------------------------------------------------------------------------
+
+GradientHandling ShardedOptimizer::Impl::Handling(int64_t micro_steps) const {
+  return HandleGradients(MakePlanInput(options_, groups_, layout_, communicators_.map, micro_steps), traits());
+}
+
+MemoryEstimate ShardedOptimizer::Impl::Memory() const {
+  return EstimateJobMemory(options_, layout_, communicators_.map, traits(), Handling(options_.micro_steps));
+}
+
+// All ranks of a host allocate at the same time, so what they need together must be there.
+absl::Status ShardedOptimizer::Impl::CheckMemory() const {
+  const MemoryEstimate estimate = Memory();
+  const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
+  return CheckMemoryAvailable(ranks * estimate.rank_bytes() + estimate.weights_shared_bytes,
+                              absl::StrCat("the optimizer of ", ranks, " ranks"));
+}
+
+absl::Status ShardedOptimizer::Impl::Allocate() {
+  const GradientHandling handling = Handling(options_.micro_steps);
+  SHARDSTEP_RETURN_IF_ERROR(AllocateArenas(handling.local_sums));
+  SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling)));
+  const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
+  const int threads = options_.update_threads > 0 ? options_.update_threads : std::max(1, CoresOfThisProcess() / ranks);
+  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(threads));
+  gradients_ = handling.local_sums ? own_gradients_.view() : host().gradients();
+  bound_ = std::make_unique<BoundBuffers>(&layout_, std::vector<BufferView>{gradients_, host().weights()});
+  scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &options_,
+                                                             .groups = &groups_,
+                                                             .layout = &layout_,
+                                                             .state = &state_,
+                                                             .rank = rendezvous_->rank(),
+                                                             .host = &host(),
+                                                             .network = communicators_.network.get(),
+                                                             .map = &communicators_.map,
+                                                             .kernels = kernels_.get(),
+                                                             .caller = &caller_,
+                                                             .exchange = &exchange_,
+                                                             .update = &update_,
+                                                             .gradients = gradients_,
+                                                             .host_sums = host_sums_.view()});
+  return absl::OkStatus();
+}
+
+// The levels' arenas: gradients among the ranks of a host, weights once for both.
+absl::Status ShardedOptimizer::Impl::AllocateArenas(bool local_sums) {
+  const HostMap& map = communicators_.map;
+  const std::vector<BucketExtent> extents = HostExtents(layout_, map, local_sums);
+  SHARDSTEP_RETURN_IF_ERROR(
+      host().Allocate({.buckets = extents, .private_weights = options_.weights == WeightCopies::kPrivate}));
+  if (local_sums) {
+    SHARDSTEP_ASSIGN_OR_RETURN(own_gradients_, Buffer::Allocate(layout_.gradient_arena_bytes(), "gradients"));
+  }
+  if (communicators_.network == nullptr) return absl::OkStatus();
+  const HostContributions plan = PlanContributions(map, options_);
+  SHARDSTEP_RETURN_IF_ERROR(communicators_.network->Allocate(
+      {.buckets = NetworkExtents(layout_, map), .weights = host().weights(), .contributions = plan.count()}));
+  const int ring = communicators_.network->traits().landing_buckets;
+  SHARDSTEP_ASSIGN_OR_RETURN(host_sums_, Buffer::Allocate(HostSumBytes(layout_, map, plan, ring), "sums of a host"));
+  return absl::OkStatus();
+}
+
+// ---- Agreement ---------------------------------------------------------------------------------------------------
+
+absl::Status ShardedOptimizer::Impl::Agree(absl::string_view what, const absl::Status& mine) {
+  return AgreeOnStatus(*rendezvous_, what, mine, kMeetingDeadline);
+}
+
+absl::Status ShardedOptimizer::Impl::RequireInitialized(absl::string_view call) const {
+  if (initialized_) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(call, ": call Initialize or Load first"));
+}
+
+absl::StatusOr<int> ShardedOptimizer::Impl::FindParameter(absl::string_view call, absl::string_view name) const {
+  const int p = layout_.FindParameter(name);
+  if (p >= 0) return p;
+  return absl::NotFoundError(absl::StrCat(call, ": no parameter \"", name, "\""));
+}
+
+absl::StatusOr<std::vector<int>> ShardedOptimizer::Impl::FindParameters(absl::string_view call,
+                                                                        absl::Span<const std::string> names) const {
+  std::vector<int> parameters;
+  for (const std::string& name : names) {
+    SHARDSTEP_ASSIGN_OR_RETURN(const int p, FindParameter(call, name));
+    parameters.push_back(p);
+  }
+  return parameters;
+}
+
+// ---- Changes between steps ---------------------------------------------------------------------------------------
+
+absl::Status ShardedOptimizer::Impl::SetMicroSteps(int64_t micro_steps) {
+  SHARDSTEP_RETURN_IF_ERROR(Agree("SetMicroSteps", PrepareMicroSteps(micro_steps)));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, "SetMicroSteps", absl::StrCat(micro_steps), kMeetingDeadline));
+  return scheduler_->Replan(micro_steps);
+}
+
+absl::Status ShardedOptimizer::Impl::PrepareMicroSteps(int64_t micro_steps) {
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->CheckBetweenSteps("SetMicroSteps"));
+  SHARDSTEP_RETURN_IF_ERROR(CheckMicroSteps(layout_, micro_steps));
+  return state_.EnsureSums(layout_, SumsOf(Handling(micro_steps)));
+}
+
+// `change` works on a copy of the groups, which takes their place once all ranks succeeded and agree.
+absl::Status ShardedOptimizer::Impl::ChangeGroups(absl::string_view call, const std::string& what,
+                                                  absl::FunctionRef<absl::Status(ParameterGroups&)> change) {
+  absl::Status status = scheduler_->Settle(call);
+  if (status.ok()) status = scheduler_->CheckBetweenSteps(call);
+  ParameterGroups changed = groups_;
+  if (status.ok()) status = Annotate(change(changed), call);
+  SHARDSTEP_RETURN_IF_ERROR(Agree(call, status));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, call, what, kMeetingDeadline));
+  SHARDSTEP_RETURN_IF_ERROR(Agree(call, MakeStateFor(changed)));
+  std::vector<int> thawed, frozen;
+  for (int p = 0; p < layout_.parameter_count(); ++p) {
+    if (changed.frozen(p) == groups_.frozen(p) || layout_.owner(p) != p) continue;
+    (changed.frozen(p) ? frozen : thawed).push_back(p);
+  }
+  for (const int p : thawed) changed.SetBeginAppliedStep(p, scheduler_->counters().applied_steps);
+  groups_ = std::move(changed);
+  return TakeOver(frozen, thawed);
+}
+
+// State for buckets of which something is no longer frozen. What is made for nothing when a rank fails stays unused.
+absl::Status ShardedOptimizer::Impl::MakeStateFor(const ParameterGroups& changed) {
+  for (int b = 0; b < layout_.bucket_count(); ++b) {
+    if (!changed.active(b) || groups_.active(b)) continue;
+    std::vector<float> master(layout_.shard_elements(b));
+    state_access_.Read(StateKind::kMaster, b, 0, absl::MakeSpan(master));
+    SHARDSTEP_RETURN_IF_ERROR(state_.Thaw(layout_, b));
+    state_access_.Write(StateKind::kMaster, b, 0, master);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShardedOptimizer::Impl::TakeOver(const std::vector<int>& frozen, const std::vector<int>& thawed) {
+  // As if its bucket had gone, so that no bits depend on which parameters share one.
+  for (const int p : frozen) model_.MasterFromWeights(p);
+  for (const int p : frozen) model_.ZeroMoments(p);
+  for (const int p : thawed) model_.ZeroMoments(p);
+  for (int b = 0; b < layout_.bucket_count(); ++b) {
+    if (!groups_.active(b)) state_.Freeze(b);
+  }
+  return scheduler_->Replan(scheduler_->plan().input.micro_steps);
+}
+
+// ---- The model as a whole ----------------------------------------------------------------------------------------
+
+absl::Status ShardedOptimizer::Impl::Initialize(const FillMaster& fill) {
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Initialize"));
+  // Nobody may still be reading the old weights.
+  SHARDSTEP_RETURN_IF_ERROR(Agree("Initialize", absl::OkStatus()));
+  model_.Fill(fill);
+  for (int p = 0; p < layout_.parameter_count(); ++p) model_.ZeroMoments(p);
+  for (int p = 0; p < layout_.parameter_count(); ++p) groups_.SetBeginAppliedStep(p, 0);
+  scheduler_->RestoreCounters({});
+  return FinishModel("Initialize");
+}
+
+// After a meeting, as ranks take different times to fill or load their shards.
+absl::Status ShardedOptimizer::Impl::FinishModel(absl::string_view call) {
+  SHARDSTEP_RETURN_IF_ERROR(Agree(call, absl::OkStatus()));
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Replan(scheduler_->plan().input.micro_steps));
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->ShareWeights(AllBuckets(layout_)));
+  initialized_ = true;
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status ShardedOptimizer::Impl::SetTypedWeights(absl::string_view parameter, absl::Span<const T> values,
+                                                     DType dtype) {
+  SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("SetWeights"));
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("SetWeights"));
+  const absl::StatusOr<int> p = FindParameter("SetWeights", parameter);
+  absl::Status status = p.status();
+  if (p.ok() && layout_.parameter(*p).weight_dtype != dtype) {
+    status = absl::InvalidArgumentError(
+        absl::StrCat("SetWeights: the weights of \"", parameter, "\" are not ", Name(dtype)));
+  } else if (p.ok() && static_cast<int64_t>(values.size()) != layout_.elements(*p)) {
+    status = absl::InvalidArgumentError(
+        absl::StrCat("SetWeights: \"", parameter, "\" has ", layout_.elements(*p), " elements, not ", values.size()));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(Agree("SetWeights", status));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, "SetWeights",
+                                         absl::StrCat(parameter, " with the digest ", DigestOf(*p, 0, values).ToHex()),
+                                         kMeetingDeadline));
+  const int owner = layout_.owner(*p);
+  model_.SetParameter(owner, std::vector<float>(values.begin(), values.end()));
+  return scheduler_->ShareWeights(layout_.buckets_of(owner));
+}
+
+absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
+  return SetTypedWeights(parameter, values, DType::kBf16);
+}
+absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const float> values) {
+  return SetTypedWeights(parameter, values, DType::kFp32);
+}
+
+// ---- Checkpoints -------------------------------------------------------------------------------------------------
+
+std::vector<CheckpointParameterInfo> ShardedOptimizer::Impl::ParameterInfos() const {
+  std::vector<CheckpointParameterInfo> infos;
+  for (int p = 0; p < layout_.parameter_count(); ++p) {
+    infos.push_back({.update = groups_.groups()[groups_.group(p)].kind(),
+                     .frozen = groups_.frozen(p),
+                     .begin_applied_step = groups_.begin_applied_step(p)});
+  }
+  return infos;
+}
+
+absl::Status ShardedOptimizer::Impl::Save(const std::string& directory, absl::string_view caller_state) {
+  if (scheduler_->torn()) return absl::FailedPreconditionError("Save: the optimizer is torn");
+  SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("Save"));
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Save"));
+  const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
+  SetAway(policy.deadline);
+  const absl::Status status = WriteCheckpoint(directory, caller_state, policy);
+  SetAway(absl::ZeroDuration());
+  return status;
+}
+
+absl::Status ShardedOptimizer::Impl::WriteCheckpoint(const std::string& directory, absl::string_view caller_state,
+                                                     const CheckpointPolicy& policy) {
+  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, model_.Digests());
+  const StepCounters& counters = scheduler_->counters();
+  OptimizerOptions options = options_;
+  options.groups.assign(groups_.groups().begin(), groups_.groups().end());
+  const CheckpointInfo info{.step = counters.step,
+                            .applied_steps = counters.applied_steps,
+                            .skipped_steps = counters.skipped_steps,
+                            .consecutive_skips = counters.consecutive_skips,
+                            .sum_group = options_.sum_group,
+                            .parameters = ParameterInfos(),
+                            .options = DescribeOptions(options),
+                            .caller_state = std::string(caller_state),
+                            .digests = {digests.master, digests.first_moment, digests.second_moment}};
+  return SaveCheckpoint(directory, layout_, state_access_, info, *rendezvous_, policy);
+}
+
+absl::StatusOr<std::string> ShardedOptimizer::Impl::Load(const std::string& directory,
+                                                         std::vector<std::string>* warnings) {
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Load"));
+  const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
+  const std::vector<CheckpointParameterInfo> parameters = ParameterInfos();
+  initialized_ = false;
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      CheckpointInfo info,
+      LoadCheckpoint(directory, layout_, state_access_, {.parameters = parameters, .sum_group = options_.sum_group},
+                     *rendezvous_, policy, warnings));
+  scheduler_->RestoreCounters({.step = info.step,
+                               .applied_steps = info.applied_steps,
+                               .skipped_steps = info.skipped_steps,
+                               .consecutive_skips = info.consecutive_skips});
+  for (int p = 0; p < layout_.parameter_count(); ++p) {
+    groups_.SetBeginAppliedStep(p, info.parameters[p].begin_applied_step);
+  }
+  SHARDSTEP_RETURN_IF_ERROR(FinishModel("Load"));
+  return std::move(info.caller_state);
+}
+
+// ---- The caller's own buffers ------------------------------------------------------------------------------------
+
+BufferView ShardedOptimizer::Impl::GradientBuffer(int p) const {
+  const int64_t size_bytes = layout_.elements(p) * SizeBytes(layout_.parameter(p).gradient_dtype);
+  return {gradients_.data + layout_.gradient_begin_byte(p), size_bytes};
+}
+
+BufferView ShardedOptimizer::Impl::WeightBuffer(int p) const {
+  const int64_t size_bytes = layout_.elements(p) * SizeBytes(layout_.parameter(p).weight_dtype);
+  return {host().weights().data + layout_.weight_begin_byte(p), size_bytes};
+}
+
+absl::Status ShardedOptimizer::Impl::Bind(BoundBuffers::What what, absl::string_view call, int p, BufferView buffer) {
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->CheckBetweenSteps(call));
+  return Annotate(bound_->Bind(what, p, buffer), call);
+}
+
+absl::Status ShardedOptimizer::Impl::GradientReady(int p) {
+  if (p >= 0 && p < layout_.parameter_count()) {
+    const BufferView bound = bound_->bound(BoundBuffers::What::kGradient, p);
+    if (bound.data != nullptr && scheduler_->IsWritable(p)) {
+      SHARDSTEP_RETURN_IF_ERROR(
+          kernels_->Copy({.from = bound.data, .to = GradientBuffer(p).data, .size_bytes = bound.size_bytes}, caller_));
+    }
+  }
+  return scheduler_->GradientReady(p);
+}
+
+absl::Status ShardedOptimizer::Impl::WeightsReady(int p) {
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->WeightsReady(p));
+  const BufferView bound = bound_->bound(BoundBuffers::What::kWeights, p);
+  if (bound.data == nullptr) return absl::OkStatus();
+  return kernels_->Copy({.from = WeightBuffer(p).data, .to = bound.data, .size_bytes = bound.size_bytes}, caller_);
+}
+
+absl::StatusOr<StepRecord> ShardedOptimizer::Impl::FinishStep() {
+  SHARDSTEP_ASSIGN_OR_RETURN(StepRecord record, scheduler_->FinishStep());
+  record.inexact_modes = InexactModes(options_);
+  record.copied_buffers = bound_->Copied();
+  return record;
+}
+
+void ShardedOptimizer::Impl::SetAway(absl::Duration duration) {
+  host().SetAway(duration);
+  if (communicators_.network != nullptr) communicators_.network->SetAway(duration);
+}
+
+void ShardedOptimizer::Impl::Abort(const absl::Status& reason) {
+  host().Abort(reason);
+  if (communicators_.network != nullptr) communicators_.network->Abort(reason);
+}
+
+}  // namespace shardstep

@@ -1,0 +1,137 @@
+#ifndef SHARDSTEP_RUNTIME_STEP_LAUNCHER_H_
+#define SHARDSTEP_RUNTIME_STEP_LAUNCHER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "shardstep/comm/communicator.h"
+#include "shardstep/comm/host_stream.h"
+#include "shardstep/comm/levels.h"
+#include "shardstep/comm/status.h"
+#include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/shard_state.h"
+#include "shardstep/runtime/decision.h"
+#include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/options.h"
+#include "shardstep/runtime/parameter_groups.h"
+#include "shardstep/runtime/step_plan.h"
+
+namespace shardstep {
+
+/// What a step works with; all owned elsewhere and longer-lived. The seams (communicators, kernels, streams) are real,
+/// or recorders in tests.
+struct StepResources {
+  const OptimizerOptions* options = nullptr;
+  const ParameterGroups* groups = nullptr;
+  const ShardLayout* layout = nullptr;
+  const ShardState* state = nullptr;
+  int rank = 0;                     ///< of the job
+  Communicator* host = nullptr;     ///< comm/levels.h: all ranks, or those of this host
+  Communicator* network = nullptr;  ///< nullptr with one level
+  const HostMap* map = nullptr;     ///< without hosts when there is one level
+  ShardKernels* kernels = nullptr;
+  HostStream* caller = nullptr;    ///< the trainer's stream: on a CPU its thread
+  HostStream* exchange = nullptr;  ///< used when the plan says so
+  HostStream* update = nullptr;
+  BufferView gradients;  ///< where the caller writes: the host communicator's arena, or with local sums its own
+  BufferView host_sums;  ///< HostSumBytes, where hosts send sums; else empty
+};
+
+/// Bytes of the ring in which sums wait for the network.
+int64_t HostSumBytes(const ShardLayout& layout, const HostMap& map, const HostContributions& contributions,
+                     int landing_buckets);
+
+/// Where a step stands in the life of its communicators, which count from their creation.
+struct StepPosition {
+  int64_t first_exchange = 0;
+  int64_t step = 0;
+};
+
+/// Turns one node of the plan into one call of a communicator or a kernel, with its arguments. Decides no order and
+/// waits for nothing. Threads: the caller's; what it enqueues runs on the streams.
+class StepLauncher {
+ public:
+  explicit StepLauncher(const StepResources& resources);
+
+  /// Enqueues `node` on `stream`.
+  absl::Status Launch(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
+
+  /// What the next decision is made from; before its nodes are launched, between steps.
+  void SetDecisionInput(const DecisionInput& input);
+  /// Of the last step; once its update stream is done.
+  const Decision& decision() const { return decision_; }
+  /// An applied update is running; any thread.
+  bool updating() const { return updating_; }
+  void EndUpdating() { updating_ = false; }
+  /// The latest exchange of bucket b among the ranks of the host, or -1.
+  int64_t last_exchange(int b) const { return last_exchange_[b]; }
+  /// Takes over changes of the groups; between steps.
+  void TakeOverGroups();
+
+ private:
+  /// What this rank works on in one bucket. `mine`: its shard. `rail` and `whole`: the shards that its host sends, and
+  /// all of them, each counted from the first one's begin.
+  struct BucketSegments {
+    std::vector<Segment> mine, rail, whole;
+  };
+
+  /// Slices of a bucket's latest exchange: made once, because launches that are under way go on reading them. The
+  /// bucket is not exchanged again before they have ended.
+  struct SlicesOfExchange {
+    int64_t exchange = -1;
+    std::vector<Slice> slices;
+
+    /// Whether the slices of `exchange` are yet to be made; then they are empty.
+    bool Begin(int64_t number) {
+      if (exchange == number) return false;
+      exchange = number;
+      slices.clear();
+      return true;
+    }
+  };
+
+  absl::Status LaunchAccumulate(const StepNode& node, Stream& stream);
+  absl::Status LaunchExchange(const StepNode& node, int64_t exchange, Stream& stream);
+  absl::Status LaunchSumHost(const StepNode& node, int64_t exchange, Stream& stream);
+  absl::Status LaunchReduce(const StepPlan& plan, const StepNode& node, int64_t exchange, Stream& stream);
+  absl::Status LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream);
+  void LaunchContribute();
+  void LaunchDecide();
+  absl::Status LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
+
+  absl::Span<const Slice> HostSlices(int b, int64_t exchange);
+  absl::Span<const Slice> Contributions(int b, int64_t exchange);
+  absl::Span<const Slice> Slices(int b, int64_t exchange);
+  /// Where a sum of this host waits for the network, in the latest exchange of bucket b.
+  void* HostSum(int b, int contribution) const;
+  Communicator& Of(const StepNode& node) const { return node.level == Level::kNetwork ? *r_.network : *r_.host; }
+  /// The level that brings the slices which are reduced, and takes the weights.
+  Communicator& Outer() const { return r_.network != nullptr ? *r_.network : *r_.host; }
+
+  const StepResources r_;
+  const int world_size_;
+  const bool local_sums_;
+  HostContributions contributions_;
+  std::vector<BucketSegments> segments_;
+  std::vector<SlicesOfExchange> slices_, host_slices_, host_sums_;  // by bucket
+  std::vector<std::vector<Slice>> own_gradient_;                    // by bucket: this rank's, all shards
+  std::vector<float*> own_sum_;                                     // by bucket: this rank's local sum, all shards
+  std::vector<int64_t> last_exchange_;                              // by bucket
+  int64_t network_exchanges_ = 0;                                   // with sums, since creation
+  std::vector<int64_t> ring_slot_;                                  // by bucket: of its latest exchange between hosts
+
+  // Written by work on the streams.
+  DecisionInput decision_input_;
+  ScanResult scan_;       // update stream
+  ScanResult host_scan_;  // exchange stream
+  SmallReduction reduction_;
+  Decision decision_;
+  UpdateScalars scalars_;
+  std::atomic<bool> updating_{false};
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_RUNTIME_STEP_LAUNCHER_H_
