@@ -10,7 +10,7 @@
 
 namespace shardstep {
 
-absl::StatusOr<Buffer> Buffer::Allocate(int64_t size_bytes, absl::string_view what) {
+absl::StatusOr<Buffer> Buffer::Allocate(int64_t size_bytes, absl::string_view what, PageBacking backing) {
   if (size_bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": size_bytes = ", size_bytes, " is negative"));
   }
@@ -26,7 +26,11 @@ absl::StatusOr<Buffer> Buffer::Allocate(int64_t size_bytes, absl::string_view wh
   }
   buffer.data_ = static_cast<std::byte*>(data);
   buffer.size_bytes_ = size_bytes;
-  SHARDSTEP_RETURN_IF_ERROR(PopulatePages(buffer.view(), PageAccess::kWrite, what));
+  if (backing == PageBacking::kOnCreation) {
+    SHARDSTEP_RETURN_IF_ERROR(PopulatePages(buffer.view(), PageAccess::kWrite, what));
+  } else {
+    AdviseHugePages(buffer.view());
+  }
   return buffer;
 }
 

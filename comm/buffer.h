@@ -19,13 +19,19 @@ struct BufferView {
   }
 };
 
-/// Owner of page-aligned, zero-filled host memory whose address never changes. Pages are touched on creation, by the
-/// creating thread, so that no step pays a first touch; large buffers ask for transparent huge pages.
+/// When memory gets its pages: all on creation, so that no step pays a first touch; or each on its first use, so that
+/// what is never used costs nothing.
+enum class PageBacking { kOnCreation, kOnFirstUse };
+
+/// Owner of page-aligned, zero-filled host memory whose address never changes. Large buffers ask for transparent huge
+/// pages.
 class Buffer {
  public:
   Buffer() = default;
-  /// ResourceExhausted, naming `what` and the size, when the system refuses.
-  static absl::StatusOr<Buffer> Allocate(int64_t size_bytes, absl::string_view what);
+  /// ResourceExhausted, naming `what` and the size, when the system refuses. kOnCreation: the creating thread touches
+  /// all pages.
+  static absl::StatusOr<Buffer> Allocate(int64_t size_bytes, absl::string_view what,
+                                         PageBacking backing = PageBacking::kOnCreation);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   Buffer(const Buffer&) = delete;

@@ -89,11 +89,15 @@ absl::Status CheckMemoryAvailable(int64_t needed_bytes, absl::string_view what) 
       absl::StrCat(what, ": needs ", needed_bytes, " bytes of memory, ", available_bytes, " are available"));
 }
 
+void AdviseHugePages(BufferView memory) {
+  if (memory.size_bytes < kHugePagesFromBytes) return;
+  madvise(memory.data, static_cast<size_t>(memory.size_bytes), MADV_HUGEPAGE);
+}
+
 absl::Status PopulatePages(BufferView memory, PageAccess access, absl::string_view what) {
   if (memory.size_bytes == 0) return absl::OkStatus();
   const auto size = static_cast<size_t>(memory.size_bytes);
-  // Advice only: without huge pages everything works, slower.
-  if (memory.size_bytes >= kHugePagesFromBytes) madvise(memory.data, size, MADV_HUGEPAGE);
+  AdviseHugePages(memory);
   const int advice = access == PageAccess::kWrite ? kPopulateWrite : kPopulateRead;
   int result = 0;
   do {

@@ -16,11 +16,14 @@ int64_t AvailableMemoryBytes();
 /// ResourceExhausted, naming `what`, the bytes it needs and those available, when `needed_bytes` exceed the latter.
 absl::Status CheckMemoryAvailable(int64_t needed_bytes, absl::string_view what);
 
+/// Asks for transparent huge pages where `memory` (page-aligned) holds several. Advice: nothing depends on it.
+void AdviseHugePages(BufferView memory);
+
 enum class PageAccess { kRead, kWrite };
 
-/// Maps every page of `memory` (page-aligned, as returned by mmap) now, so that no step pays a first touch. Asks for
-/// transparent huge pages where the range holds several. ResourceExhausted, naming `what`, when the system refuses.
-/// Contents do not change.
+/// Maps every page of `memory` (page-aligned, as returned by mmap) now, so that no step pays a first touch, huge
+/// ones where the system grants them. ResourceExhausted, naming `what`, when the system refuses. Contents do not
+/// change.
 absl::Status PopulatePages(BufferView memory, PageAccess access, absl::string_view what);
 
 }  // namespace shardstep

@@ -25,9 +25,9 @@ absl::Status Decode(absl::string_view text, int rank) {
 
 absl::Status AgreeOnStatus(Rendezvous& rendezvous, absl::string_view what, const absl::Status& mine,
                            absl::Duration deadline) {
-  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                             rendezvous.AllGatherBytes(what, Encode(mine), deadline));
-  for (int rank = 0; rank < rendezvous.world_size(); ++rank) {
+  Rendezvous& everyone = rendezvous.everyone();
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> all, everyone.AllGatherBytes(what, Encode(mine), deadline));
+  for (int rank = 0; rank < everyone.world_size(); ++rank) {
     SHARDSTEP_RETURN_IF_ERROR(Decode(all[static_cast<size_t>(rank)], rank));
   }
   return absl::OkStatus();

@@ -32,11 +32,15 @@ class Rendezvous {
   /// the error it has; when ranks fail at the same moment, others may get the reason of either. Thread rule of
   /// AllGatherBytes: never while another thread of this rank is in it.
   virtual void Fail(const absl::Status& reason) = 0;
+
+  /// Those who meet whenever these ranks meet: of a group (group_rendezvous.h) all ranks of its parent. They have to
+  /// agree on success and failure together, or some would meet in vain.
+  virtual Rendezvous& everyone() { return *this; }
 };
 
 /// Collective. OK on every rank only when every rank passed OK; otherwise each rank gets the error of the lowest
 /// failing rank, with its code and cause, which it names ("rank 2: ..."). What a collective operation ends with when a
-/// rank may fail alone.
+/// rank may fail alone. Every rank: of rendezvous.everyone().
 absl::Status AgreeOnStatus(Rendezvous& rendezvous, absl::string_view what, const absl::Status& mine,
                            absl::Duration deadline);
 

@@ -33,13 +33,14 @@ class HeapRegion : public OwnedRegion {
 
 class HeapRegionProvider : public RegionProvider {
  public:
-  absl::StatusOr<std::unique_ptr<OwnedRegion>> Create(int64_t size_bytes, absl::string_view what) override {
-    SHARDSTEP_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(size_bytes, what));
+  absl::StatusOr<std::unique_ptr<OwnedRegion>> Create(int64_t size_bytes, PageBacking backing,
+                                                      absl::string_view what) override {
+    SHARDSTEP_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(size_bytes, what, backing));
     return std::make_unique<HeapRegion>(std::make_shared<Buffer>(std::move(buffer)));
   }
 
   absl::StatusOr<std::unique_ptr<Region>> Open(absl::string_view handle, int64_t size_bytes, PageAccess /*access*/,
-                                               absl::string_view what) override {
+                                               PageBacking /*backing*/, absl::string_view what) override {
     uint64_t address = 0;
     if (!absl::SimpleAtoi(handle, &address) || address == 0) {
       return absl::InternalError(absl::StrCat(what, ": not a handle: ", handle));

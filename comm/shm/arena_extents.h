@@ -1,21 +1,30 @@
 #ifndef SHARDSTEP_COMM_SHM_ARENA_EXTENTS_H_
 #define SHARDSTEP_COMM_SHM_ARENA_EXTENTS_H_
 
-#include <string>
+#include <cstdint>
 
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/rendezvous.h"
 
+/// What every backend checks before it makes arenas.
+
 namespace shardstep {
 
-/// The elements of an arena that holds `buckets`. InvalidArgument names a bucket that is negative, too large to count
-/// in bytes, or overlaps another one.
-absl::StatusOr<int64_t> ArenaElements(absl::Span<const BucketExtent> buckets, int world_size);
+struct ArenaSizes {
+  int64_t gradient_bytes = 0;  ///< 0 with contributions: there is no gradient arena
+  int64_t weight_bytes = 0;
+};
 
-/// Collective. OK when every rank passes the same buckets; FailedPrecondition names two ranks and the first bucket in
-/// which they differ.
-absl::Status CompareExtents(Rendezvous& rendezvous, absl::Span<const BucketExtent> buckets, absl::Duration deadline);
+/// The bytes of the arenas that hold the buckets of `request`. InvalidArgument names the bucket and the field that is
+/// negative, no multiple of 64, fp16, too large to count in bytes, or makes the bucket overlap another one; and
+/// `weights` that are too small or `contributions` below zero.
+absl::StatusOr<ArenaSizes> MeasureArenas(const ArenaRequest& request, int world_size);
+
+/// Collective. OK when every rank passes the same request, but for addresses; FailedPrecondition names two ranks, by
+/// `rank_names` unless that is empty, and the first bucket and field in which they differ.
+absl::Status CompareRequests(Rendezvous& rendezvous, const ArenaRequest& request, absl::Span<const int> rank_names,
+                             absl::Duration deadline);
 
 }  // namespace shardstep
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "shardstep/comm/rank_list.h"
 #include "shardstep/comm/shm/futex.h"
@@ -63,7 +64,7 @@ struct JobControl::Memory {
 
   WaitWord reduced_word;
   alignas(kCacheLineBytes) std::atomic<int32_t> abort_state;
-  int32_t abort_rank;
+  int32_t abort_rank;   // its name
   int32_t abort_cause;  // absl::StatusCode
   char abort_reason[1024];
 };
@@ -73,17 +74,18 @@ int64_t JobControl::SizeBytes(int world_size) {
                               (sizeof(Counter) + sizeof(RankControl)) * static_cast<size_t>(world_size));
 }
 
-JobControl::JobControl(BufferView memory, int world_size)
+JobControl::JobControl(BufferView memory, int world_size, std::vector<int> rank_names)
     : memory_(memory.as<Memory>()),
       reduced_(reinterpret_cast<Counter*>(memory.data + sizeof(Memory))),
       ranks_(reinterpret_cast<RankControl*>(reduced_ + world_size)),
-      world_size_(world_size) {}
+      world_size_(world_size),
+      rank_names_(std::move(rank_names)) {}
 
 void JobControl::Abort(int rank, const absl::Status& reason) const {
   int32_t expected = Memory::kRunning;
   if (memory_->abort_state.compare_exchange_strong(expected, Memory::kWritingReason)) {
     const std::string text(reason.message());
-    memory_->abort_rank = rank;
+    memory_->abort_rank = NameOf(rank);
     memory_->abort_cause = static_cast<int32_t>(CauseOf(reason));
     std::strncpy(memory_->abort_reason, text.c_str(), sizeof(memory_->abort_reason) - 1);
     memory_->abort_state.store(Memory::kAborted);
@@ -142,11 +144,12 @@ absl::Status AwaitCounters(const JobControl& job, const CounterRow& row, int64_t
     // Read before the conditions: whatever changes them afterwards changes the word too, and the sleep ends at once.
     const uint32_t sequence = row.word->sequence.load();
     SHARDSTEP_RETURN_IF_ERROR(job.AbortStatus());
-    const std::vector<int> absent = row.Absent(value);
+    std::vector<int> absent = row.Absent(value);
     if (absent.empty()) return absl::OkStatus();
     const int64_t now_ns = MonotonicNs();
     const int64_t end_ns = SaturatingAdd(std::max(start_ns, job.LastAwayNs(now_ns)), deadline_ns);
     if (now_ns >= end_ns) {
+      for (int& rank : absent) rank = job.NameOf(rank);
       return absl::DeadlineExceededError(
           absl::StrCat(operation(), ": ", RankList(absent), " did not arrive within ", absl::FormatDuration(deadline)));
     }

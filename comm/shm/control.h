@@ -17,7 +17,7 @@
 
 namespace shardstep {
 
-inline constexpr int kControlLayout = 2;
+inline constexpr int kControlLayout = 3;
 inline constexpr size_t kCacheLineBytes = 64;
 
 /// What sleepers of one purpose sleep on. `sequence` changes whenever they are to look again.
@@ -56,7 +56,8 @@ class JobControl {
   static int64_t SizeBytes(int world_size);
 
   JobControl() = default;
-  JobControl(BufferView memory, int world_size);
+  /// `rank_names`: what messages call the ranks, equal on all of them; empty: 0, 1, ...
+  JobControl(BufferView memory, int world_size, std::vector<int> rank_names = {});
 
   /// The first call of the job wins. Wakes those who wait for a small all-reduce.
   void Abort(int rank, const absl::Status& reason) const;
@@ -70,6 +71,8 @@ class JobControl {
   /// Counts the small all-reduces that each rank has contributed to.
   CounterRow reduced() const;
   SmallReduction& slot(int rank, int64_t number) const;
+  /// What messages call `rank`.
+  int NameOf(int rank) const { return rank_names_.empty() ? rank : rank_names_[static_cast<size_t>(rank)]; }
 
  private:
   struct Memory;
@@ -79,6 +82,7 @@ class JobControl {
   Counter* reduced_ = nullptr;
   RankControl* ranks_ = nullptr;
   int world_size_ = 0;
+  std::vector<int> rank_names_;
 };
 
 /// Blocks until every counter of `row` has reached `value`: a few yields, then sleep. After an abort Aborted, at once

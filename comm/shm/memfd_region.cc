@@ -41,7 +41,8 @@ class Mapping {
   }
   BufferView view() const { return view_; }
 
-  static absl::StatusOr<Mapping> Map(int descriptor, int64_t size_bytes, PageAccess access, absl::string_view what) {
+  static absl::StatusOr<Mapping> Map(int descriptor, int64_t size_bytes, PageAccess access, PageBacking backing,
+                                     absl::string_view what) {
     const int protection = access == PageAccess::kWrite ? PROT_READ | PROT_WRITE : PROT_READ;
     void* data = mmap(nullptr, static_cast<size_t>(size_bytes), protection, MAP_SHARED, descriptor, 0);
     if (data == MAP_FAILED) {
@@ -50,7 +51,11 @@ class Mapping {
     }
     Mapping mapping;
     mapping.view_ = {static_cast<std::byte*>(data), size_bytes};
-    SHARDSTEP_RETURN_IF_ERROR(PopulatePages(mapping.view_, access, what));
+    if (backing == PageBacking::kOnCreation) {
+      SHARDSTEP_RETURN_IF_ERROR(PopulatePages(mapping.view_, access, what));
+    } else {
+      AdviseHugePages(mapping.view_);
+    }
     return mapping;
   }
 
@@ -97,7 +102,7 @@ absl::Status CheckFileSizeLimit(int64_t size_bytes, absl::string_view what) {
       absl::StrCat(what, ": needs ", size_bytes, " bytes, the limit on file size (ulimit -f) is ", limit.rlim_cur));
 }
 
-// Before the pages are touched: a full memory then is an error of this call and not a signal later.
+// Before any page is touched: a full memory then is an error of this call and not a signal later.
 absl::Status Reserve(int descriptor, int64_t size_bytes, absl::string_view what) {
   SHARDSTEP_RETURN_IF_ERROR(CheckFileSizeLimit(size_bytes, what));
   SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(size_bytes, what));
@@ -117,18 +122,20 @@ absl::Status OpenError(absl::string_view what, absl::string_view path) {
 
 class MemfdRegionProvider : public RegionProvider {
  public:
-  absl::StatusOr<std::unique_ptr<OwnedRegion>> Create(int64_t size_bytes, absl::string_view what) override {
+  absl::StatusOr<std::unique_ptr<OwnedRegion>> Create(int64_t size_bytes, PageBacking backing,
+                                                      absl::string_view what) override {
     FileDescriptor descriptor(memfd_create("shardstep", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (descriptor.value() < 0) return SystemError(what, "memfd_create", size_bytes);
     SHARDSTEP_RETURN_IF_ERROR(Reserve(descriptor.value(), size_bytes, what));
-    SHARDSTEP_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Map(descriptor.value(), size_bytes, PageAccess::kWrite, what));
+    SHARDSTEP_ASSIGN_OR_RETURN(Mapping mapping,
+                               Mapping::Map(descriptor.value(), size_bytes, PageAccess::kWrite, backing, what));
     struct stat file {};
     if (fstat(descriptor.value(), &file) != 0) return SystemError(what, "fstat", size_bytes);
     return std::make_unique<MemfdRegion>(std::move(descriptor), file.st_ino, std::move(mapping));
   }
 
   absl::StatusOr<std::unique_ptr<Region>> Open(absl::string_view handle, int64_t size_bytes, PageAccess access,
-                                               absl::string_view what) override {
+                                               PageBacking backing, absl::string_view what) override {
     const std::vector<absl::string_view> parts = absl::StrSplit(handle, ' ');
     uint64_t inode = 0;
     if (parts.size() != 3 || !absl::SimpleAtoi(parts[2], &inode)) {
@@ -144,7 +151,7 @@ class MemfdRegionProvider : public RegionProvider {
                                                         file.st_ino, ", ", file.st_size, " bytes, expected inode ",
                                                         inode, ", ", size_bytes, " bytes)"));
     }
-    SHARDSTEP_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Map(descriptor.value(), size_bytes, access, what));
+    SHARDSTEP_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Map(descriptor.value(), size_bytes, access, backing, what));
     return std::make_unique<OpenedRegion>(std::move(mapping));
   }
 };

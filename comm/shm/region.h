@@ -11,8 +11,8 @@
 
 namespace shardstep {
 
-/// Page-aligned memory that several ranks of one host see, as one of them maps it. Its address never changes, its pages
-/// are mapped on creation and opening, and it lives as long as any rank holds a Region of it.
+/// Page-aligned memory that several ranks of one host see, as one of them maps it. Its address never changes, and it
+/// lives as long as any rank holds a Region of it.
 class Region {
  public:
   virtual ~Region() = default;
@@ -32,12 +32,13 @@ class RegionProvider {
  public:
   virtual ~RegionProvider() = default;
   /// size_bytes >= 1. ResourceExhausted, naming `what` and the bytes, when there is not enough memory: nobody is
-  /// killed.
-  virtual absl::StatusOr<std::unique_ptr<OwnedRegion>> Create(int64_t size_bytes, absl::string_view what) = 0;
+  /// killed (but memory backed on first use may be taken by others until then).
+  virtual absl::StatusOr<std::unique_ptr<OwnedRegion>> Create(int64_t size_bytes, PageBacking backing,
+                                                              absl::string_view what) = 0;
   /// Opens what a peer exported. FailedPrecondition when its size differs from `size_bytes`; the operating system's
-  /// refusal otherwise, naming `what` and the path.
+  /// refusal otherwise, naming `what` and the path. `backing` as in Create: this rank's page tables.
   virtual absl::StatusOr<std::unique_ptr<Region>> Open(absl::string_view handle, int64_t size_bytes, PageAccess access,
-                                                       absl::string_view what) = 0;
+                                                       PageBacking backing, absl::string_view what) = 0;
 };
 
 }  // namespace shardstep

@@ -36,19 +36,28 @@ class SharedMemoryCommunicator final : public Communicator {
         options_(options),
         provider_(std::move(provider)),
         job_region_(std::move(job_region)),
-        job_(job_region_->view(), world_size_) {}
+        job_(job_region_->view(), world_size_, options.rank_names) {}
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
   CommunicatorTraits traits() const override {
-    return {.slices_persist = true, .landing_buckets = 0, .separate_exchange_stream = false};
+    return {.slices_persist = true, .landing_buckets = 0, .separate_exchange_stream = false, .joins_hosts = false};
   }
 
-  absl::Status Allocate(absl::Span<const BucketExtent> buckets) override;
-  BufferView gradients() override { return ArenaView(gradient_regions_, rank_); }
-  BufferView weights() override { return {weights_.data, arena_bytes_}; }
+  absl::Status Allocate(const ArenaRequest& request) override;
+  BufferView gradients() override {
+    return allocated_.load() ? BufferView{GradientsOf(rank_), sizes_.gradient_bytes} : BufferView{};
+  }
+  BufferView weights() override {
+    return allocated_.load() ? BufferView{CopyOf(rank_), sizes_.weight_bytes} : BufferView{};
+  }
 
-  absl::Status Exchange(int bucket, int64_t micro_step, Stream& stream) override {
+  absl::Status Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions,
+                        Stream& stream) override {
+    if (!contributions.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("Exchange: contributions = ", contributions.size(), ", in shared memory there are none"));
+    }
     return EnqueueAdvance("Exchange", BucketControl::kExchanged, bucket, micro_step, stream);
   }
   absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) override {
@@ -67,8 +76,9 @@ class SharedMemoryCommunicator final : public Communicator {
 
   absl::Status AllReduceSmall(SmallReduction* reduction, Stream& stream) override;
 
-  absl::Span<Bf16* const> Destinations(int bucket) override {
-    return absl::MakeConstSpan(destinations_).subspan(static_cast<size_t>(bucket), 1);
+  absl::Span<void* const> Destinations(int bucket) override {
+    return absl::MakeConstSpan(destinations_)
+        .subspan(static_cast<size_t>(bucket) * weight_regions_.size(), weight_regions_.size());
   }
   absl::Status Publish(int bucket, int64_t step, Stream& stream) override {
     return EnqueueAdvance("Publish", BucketControl::kPublished, bucket, step, stream);
@@ -91,11 +101,12 @@ class SharedMemoryCommunicator final : public Communicator {
                             Stream& stream);
   absl::Status CheckOperation(absl::string_view operation, BucketControl::Kind kind, int bucket, int64_t number) const;
   absl::Status ReduceSmall(SmallReduction* reduction);
-  absl::Status ShareArenas(int64_t arena_elements);
+  absl::Status ShareArenas(bool private_weights);
   void PlaceShards(absl::Span<const BucketExtent> buckets);
-  BufferView ArenaView(const std::vector<std::unique_ptr<Region>>& regions, int rank) const {
-    if (regions.empty()) return {};
-    return {regions[static_cast<size_t>(rank)]->view().data, arena_bytes_};
+  std::byte* GradientsOf(int rank) const { return gradient_regions_[static_cast<size_t>(rank)]->view().data; }
+  /// The weights that `rank` reads.
+  std::byte* CopyOf(int rank) const {
+    return weight_regions_[weight_regions_.size() == 1 ? 0 : static_cast<size_t>(rank)]->view().data;
   }
 
   Rendezvous& rendezvous_;
@@ -109,58 +120,84 @@ class SharedMemoryCommunicator final : public Communicator {
   bool allocate_called_ = false;
   std::atomic<bool> allocated_ = false;
   int buckets_ = 0;
-  int64_t arena_bytes_ = 0;
+  ArenaSizes sizes_;
   std::vector<std::unique_ptr<Region>> gradient_regions_;  ///< by rank
-  std::unique_ptr<Region> weight_region_;
+  std::vector<std::unique_ptr<Region>> weight_regions_;    ///< one, or by rank
   std::unique_ptr<Region> counter_region_;
-  BufferView weights_;
   BucketControl counters_;
   std::vector<Slice> slices_;        ///< world_size per bucket
-  std::vector<Bf16*> destinations_;  ///< one per bucket
+  std::vector<void*> destinations_;  ///< as many per bucket as there are weight regions
   int64_t reductions_ = 0;           ///< small all-reduces executed; touched in stream order only
 };
 
-absl::Status SharedMemoryCommunicator::Allocate(absl::Span<const BucketExtent> buckets) {
+absl::Status CheckRequest(const ArenaRequest& request) {
+  if (request.contributions != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("contributions = ", request.contributions, ", shared memory takes none"));
+  }
+  if (request.weights.data != nullptr) {
+    return absl::InvalidArgumentError("weights: shared memory does not take weights that exist");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SharedMemoryCommunicator::Allocate(const ArenaRequest& request) {
   if (std::exchange(allocate_called_, true)) return absl::FailedPreconditionError("Allocate: called twice");
-  const absl::StatusOr<int64_t> elements = ArenaElements(buckets, world_size_);
-  SHARDSTEP_RETURN_IF_ERROR(
-      AgreeOnStatus(rendezvous_, "Allocate: arguments", elements.status(), options_.setup_deadline));
-  SHARDSTEP_RETURN_IF_ERROR(CompareExtents(rendezvous_, buckets, options_.setup_deadline));
-  buckets_ = static_cast<int>(buckets.size());
-  SHARDSTEP_RETURN_IF_ERROR(ShareArenas(*elements));
-  PlaceShards(buckets);
+  absl::Status valid = CheckRequest(request);
+  if (valid.ok()) {
+    const absl::StatusOr<ArenaSizes> sizes = MeasureArenas(request, world_size_);
+    valid = sizes.status();
+    if (sizes.ok()) sizes_ = *sizes;
+  }
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous_, "Allocate: arguments", valid, options_.setup_deadline));
+  SHARDSTEP_RETURN_IF_ERROR(CompareRequests(rendezvous_, request, options_.rank_names, options_.setup_deadline));
+  buckets_ = static_cast<int>(request.buckets.size());
+  SHARDSTEP_RETURN_IF_ERROR(ShareArenas(request.private_weights));
+  PlaceShards(request.buckets);
   allocated_.store(true);
   return absl::OkStatus();
 }
 
-absl::Status SharedMemoryCommunicator::ShareArenas(int64_t arena_elements) {
-  const int64_t arena_bytes = arena_elements * static_cast<int64_t>(sizeof(Bf16));
-  const int64_t region_bytes = std::max<int64_t>(arena_bytes, 1);
+absl::Status SharedMemoryCommunicator::ShareArenas(bool private_weights) {
+  const int64_t gradient_bytes = std::max<int64_t>(sizes_.gradient_bytes, 1);
+  const int64_t weight_bytes = std::max<int64_t>(sizes_.weight_bytes, 1);
   std::vector<SharedRegionRequest> requests;
   for (int rank = 0; rank < world_size_; ++rank) {
-    requests.push_back({rank, region_bytes, PageAccess::kRead, absl::StrCat("gradient arena of rank ", rank)});
+    // Frozen parameters have gradients that nobody touches.
+    requests.push_back({rank, gradient_bytes, PageAccess::kRead, PageBacking::kOnFirstUse,
+                        absl::StrCat("gradient arena of rank ", job_.NameOf(rank))});
   }
-  requests.push_back({0, region_bytes, PageAccess::kWrite, "weight arena"});
+  if (!private_weights) {
+    requests.push_back({0, weight_bytes, PageAccess::kWrite, PageBacking::kOnCreation, "weight arena"});
+  }
+  for (int rank = 0; private_weights && rank < world_size_; ++rank) {
+    requests.push_back({rank, weight_bytes, PageAccess::kWrite, PageBacking::kOnCreation,
+                        absl::StrCat("weight arena of rank ", job_.NameOf(rank))});
+  }
   requests.push_back({0, std::max<int64_t>(BucketControl::SizeBytes(buckets_, world_size_), 1), PageAccess::kWrite,
-                      "bucket counters"});
-  SHARDSTEP_ASSIGN_OR_RETURN(gradient_regions_,
+                      PageBacking::kOnCreation, "bucket counters"});
+  SHARDSTEP_ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Region>> regions,
                              ShareRegions(rendezvous_, *provider_, requests, "Allocate", options_.setup_deadline));
-  counter_region_ = std::move(gradient_regions_.back());
-  gradient_regions_.pop_back();
-  weight_region_ = std::move(gradient_regions_.back());
-  gradient_regions_.pop_back();
-  arena_bytes_ = arena_bytes;
-  weights_ = weight_region_->view();
+  counter_region_ = std::move(regions.back());
+  regions.pop_back();
+  const auto weights_begin = regions.begin() + world_size_;
+  gradient_regions_.assign(std::make_move_iterator(regions.begin()), std::make_move_iterator(weights_begin));
+  weight_regions_.assign(std::make_move_iterator(weights_begin), std::make_move_iterator(regions.end()));
   counters_ = BucketControl(counter_region_->view(), buckets_, world_size_);
   return absl::OkStatus();
 }
 
 void SharedMemoryCommunicator::PlaceShards(absl::Span<const BucketExtent> buckets) {
   for (const BucketExtent& extent : buckets) {
-    const int64_t begin = extent.begin_element + rank_ * extent.shard_elements;
-    destinations_.push_back(weights_.as<Bf16>() + begin);
+    const int64_t shard = rank_ * extent.shard_elements;
+    const int64_t weight_offset = extent.weight_begin_byte + shard * SizeBytes(extent.weight_dtype);
+    destinations_.push_back(CopyOf(rank_) + weight_offset);
+    for (int peer = 0; weight_regions_.size() > 1 && peer < world_size_; ++peer) {
+      if (peer != rank_) destinations_.push_back(CopyOf(peer) + weight_offset);
+    }
+    const int64_t gradient_offset = extent.gradient_begin_byte + shard * SizeBytes(extent.gradient_dtype);
     for (int peer = 0; peer < world_size_; ++peer) {
-      slices_.push_back({ArenaView(gradient_regions_, peer).as<Bf16>() + begin, peer});
+      slices_.push_back({GradientsOf(peer) + gradient_offset, extent.gradient_dtype, peer});
     }
   }
 }
@@ -233,7 +270,7 @@ absl::Status SharedMemoryCommunicator::ReduceSmall(SmallReduction* reduction) {
   return absl::OkStatus();
 }
 
-absl::Status CheckOptions(const SharedMemoryOptions& options) {
+absl::Status CheckOptions(const SharedMemoryOptions& options, int world_size) {
   if (options.wait_deadline <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
         absl::StrCat("wait_deadline = ", absl::FormatDuration(options.wait_deadline), " is not positive"));
@@ -242,33 +279,42 @@ absl::Status CheckOptions(const SharedMemoryOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("setup_deadline = ", absl::FormatDuration(options.setup_deadline), " is not positive"));
   }
+  const size_t names = options.rank_names.size();
+  if (names != 0 && names != static_cast<size_t>(world_size)) {
+    return absl::InvalidArgumentError(absl::StrCat("rank_names: ", names, " names for ", world_size, " ranks"));
+  }
   return absl::OkStatus();
 }
 
 // FailedPrecondition, the same on every rank, unless all of them passed the same `mine`.
 absl::Status CompareText(Rendezvous& rendezvous, absl::string_view what, const std::string& mine,
-                         absl::Duration deadline) {
+                         const SharedMemoryOptions& options) {
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                             rendezvous.AllGatherBytes(absl::StrCat("Create: ", what), mine, deadline));
-  for (size_t rank = 1; rank < all.size(); ++rank) {
+                             rendezvous.AllGatherBytes(absl::StrCat("Create: ", what), mine, options.setup_deadline));
+  const auto name = [&](size_t r) { return options.rank_names.empty() ? static_cast<int>(r) : options.rank_names[r]; };
+  absl::Status equal;
+  for (size_t rank = 1; rank < all.size() && equal.ok(); ++rank) {
     if (all[rank] == all[0]) continue;
-    return absl::FailedPreconditionError(
-        absl::StrCat("Create: ", what, " differs: rank 0 has ", all[0], ", rank ", rank, " has ", all[rank]));
+    equal = absl::FailedPreconditionError(absl::StrCat("Create: ", what, " differs: rank ", name(0), " has ", all[0],
+                                                       ", rank ", name(rank), " has ", all[rank]));
   }
-  return absl::OkStatus();
+  // All ranks that compared know the same; other groups of the same meeting have to hear of it.
+  const absl::Status agreed =
+      AgreeOnStatus(rendezvous, absl::StrCat("Create: ", what, " compared"), equal, options.setup_deadline);
+  return equal.ok() ? agreed : equal;
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> Create(Rendezvous& rendezvous, const SharedMemoryOptions& options,
                                                      std::unique_ptr<RegionProvider> provider) {
-  const absl::Status valid = CheckOptions(options);
+  const absl::Status valid = CheckOptions(options, rendezvous.world_size());
   const absl::Duration deadline = valid.ok() ? options.setup_deadline : SharedMemoryOptions().setup_deadline;
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous, "Create: options", valid, deadline));
   SHARDSTEP_RETURN_IF_ERROR(
-      CompareText(rendezvous, "host_id", options.host_id.empty() ? DefaultHostId() : options.host_id, deadline));
+      CompareText(rendezvous, "host_id", options.host_id.empty() ? DefaultHostId() : options.host_id, options));
   SHARDSTEP_RETURN_IF_ERROR(
-      CompareText(rendezvous, "control layout", absl::StrCat("version ", kControlLayout), deadline));
+      CompareText(rendezvous, "control layout", absl::StrCat("version ", kControlLayout), options));
   const SharedRegionRequest control{0, JobControl::SizeBytes(rendezvous.world_size()), PageAccess::kWrite,
-                                    "job control"};
+                                    PageBacking::kOnCreation, "job control"};
   SHARDSTEP_ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Region>> regions,
                              ShareRegions(rendezvous, *provider, {&control, 1}, "Create", deadline));
   return std::make_unique<SharedMemoryCommunicator>(rendezvous, options, std::move(provider), std::move(regions[0]));

@@ -18,18 +18,21 @@ struct SharedMemoryOptions {
   absl::Duration setup_deadline = absl::Minutes(10);
   /// Who shares memory with whom; empty: DefaultHostId(). All ranks must agree.
   std::string host_id;
-  /// What messages call the ranks, where they are ranks of a larger job; empty: 0, 1, ...
+  /// What messages call the ranks, where they are ranks of a larger job; empty: 0, 1, ... Equal on all ranks. (An
+  /// error of one rank that the others are told of names it as the rendezvous does.)
   std::vector<int> rank_names;
 };
 
 /// Collective. The communicator of ranks that are processes of one host (memfd). FailedPrecondition names two ranks
 /// that disagree on the host id or were built from different sources.
 ///
-/// Both kinds: slices are the peers' own gradients, read where they lie; the weights exist once. Streams must be
-/// HostStreams, else InvalidArgument. Neither joins hosts: contributions and weights that exist are refused.
-/// `rendezvous` is used by Create and Allocate only and must live as long as the
-/// communicator; the communicator must outlive what is enqueued on streams. Destruction is not collective: memory that
-/// peers still use stays.
+/// Both kinds: slices are the peers' own gradients, read where they lie. The weights exist once; or, private, once per
+/// rank, and Destinations are the own copy and then the others' in ascending order. A page of a gradient arena costs
+/// memory from its first use on, by any rank; all others are there when Allocate returns. Streams must be HostStreams,
+/// else InvalidArgument. Neither joins hosts: contributions and weights that exist are refused.
+///
+/// `rendezvous` is used by Create and Allocate only and must live as long as the communicator; the communicator must
+/// outlive what is enqueued on streams. Destruction is not collective: memory that peers still use stays.
 absl::StatusOr<std::unique_ptr<Communicator>> CreateShmCommunicator(Rendezvous& rendezvous,
                                                                     const SharedMemoryOptions& options);
 

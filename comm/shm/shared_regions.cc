@@ -16,7 +16,7 @@ absl::Status CreateOwned(int rank, int peers, RegionProvider& provider, absl::Sp
   for (size_t i = 0; i < requests.size(); ++i) {
     if (requests[i].owner != rank) continue;
     SHARDSTEP_ASSIGN_OR_RETURN(std::unique_ptr<OwnedRegion> region,
-                               provider.Create(requests[i].size_bytes, requests[i].what));
+                               provider.Create(requests[i].size_bytes, requests[i].backing, requests[i].what));
     (*handles)[i] = region->Export(peers);
     (*regions)[i] = std::move(region);
   }
@@ -29,8 +29,8 @@ absl::Status OpenPeers(const std::vector<std::string>& handles_by_rank, RegionPr
     if ((*regions)[i] != nullptr) continue;
     const std::vector<std::string> handles =
         absl::StrSplit(handles_by_rank[static_cast<size_t>(requests[i].owner)], '\n');
-    SHARDSTEP_ASSIGN_OR_RETURN(
-        (*regions)[i], provider.Open(handles[i], requests[i].size_bytes, requests[i].peer_access, requests[i].what));
+    SHARDSTEP_ASSIGN_OR_RETURN((*regions)[i], provider.Open(handles[i], requests[i].size_bytes, requests[i].peer_access,
+                                                            requests[i].backing, requests[i].what));
   }
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@ struct SharedRegionRequest {
   int owner = 0;
   int64_t size_bytes = 0;  ///< >= 1
   PageAccess peer_access = PageAccess::kRead;
+  PageBacking backing = PageBacking::kOnCreation;
   std::string what;  ///< for messages, with the owner's rank where there are several
 };
 
