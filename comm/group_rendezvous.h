@@ -10,7 +10,8 @@ namespace shardstep {
 
 /// The rendezvous of some ranks of another, while all groups make the same calls in lock-step: each meeting is one of
 /// the whole `parent`, of which members see their own part. For set-up that every host does alike. Messages name ranks
-/// of the parent.
+/// of the parent, and AgreeOnStatus agrees among all of them: were one group to fail alone, the others would go on to
+/// meetings that nobody comes to.
 class GroupRendezvous : public Rendezvous {
  public:
   /// `members`: ranks of `parent`, this one among them; rank i of the group is members[i]. `parent` must outlive it.
@@ -21,6 +22,7 @@ class GroupRendezvous : public Rendezvous {
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(absl::string_view what, absl::string_view bytes,
                                                           absl::Duration deadline) override;
   void Fail(const absl::Status& reason) override { parent_.Fail(reason); }
+  Rendezvous& everyone() override { return parent_.everyone(); }
 
  private:
   Rendezvous& parent_;

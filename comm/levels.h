@@ -4,7 +4,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "shardstep/comm/communicator.h"
+#include "shardstep/comm/rendezvous.h"
 
 namespace shardstep {
 
@@ -23,6 +26,11 @@ struct HostMap {
   /// The ranks by the position of their shards in a bucket.
   std::vector<int> RanksByPosition() const;
 };
+
+/// Collective. The hosts of a job whose ranks share memory when they pass the same `host_id`, in whatever order ranks
+/// were placed. When hosts have different numbers of ranks there are no rails: every rank then is a host of its own, as
+/// when no two share one, which is one level among all ranks.
+absl::StatusOr<HostMap> MapHosts(Rendezvous& rendezvous, absl::string_view host_id, absl::Duration deadline);
 
 /// How the ranks of one job reach each other: one communicator among all ranks, or two levels.
 struct CommunicatorLevels {
