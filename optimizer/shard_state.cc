@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/comm/host_memory.h"
 
 namespace shardstep {
 namespace {
@@ -11,8 +12,9 @@ template <typename T>
 absl::Status Ensure(bool wanted, int64_t elements, absl::string_view what, int b, T** array,
                     std::vector<Buffer>* buffers) {
   if (!wanted || *array != nullptr) return absl::OkStatus();
-  SHARDSTEP_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(elements * static_cast<int64_t>(sizeof(T)),
-                                                             absl::StrCat(what, " of bucket ", b)));
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      Buffer buffer, Buffer::Allocate(elements * static_cast<int64_t>(sizeof(T)), absl::StrCat(what, " of bucket ", b),
+                                      PageBacking::kOnFirstUse));
   *array = buffer.as<T>();
   buffers->push_back(std::move(buffer));
   return absl::OkStatus();
@@ -42,11 +44,15 @@ ShardState::Bytes ShardState::BytesOf(const ShardLayout& layout, const Sums& sum
 }
 
 absl::StatusOr<ShardState> ShardState::Create(const ShardLayout& layout, const Sums& sums) {
+  // Pages that come on first use end in SIGKILL when there are none, so all of them are asked for at once.
+  SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(BytesOf(layout, sums).total_bytes(), "optimizer state"));
   ShardState state;
   state.sums_ = sums;
   state.buckets_.resize(layout.bucket_count());
   for (int b = 0; b < layout.bucket_count(); ++b) {
-    if (!layout.kind(b).frozen) SHARDSTEP_RETURN_IF_ERROR(state.Thaw(layout, b));
+    Bucket& bucket = state.buckets_[b];
+    bucket.active = !layout.kind(b).frozen;
+    if (bucket.active) SHARDSTEP_RETURN_IF_ERROR(Fill(layout, b, sums, &bucket));
   }
   return state;
 }
@@ -54,11 +60,17 @@ absl::StatusOr<ShardState> ShardState::Create(const ShardLayout& layout, const S
 absl::Status ShardState::EnsureSums(const ShardLayout& layout, const Sums& sums) {
   const Sums wanted = {.accumulator = sums_.accumulator || sums.accumulator,
                        .group_accumulator = sums_.group_accumulator || sums.group_accumulator};
+  int64_t more_bytes = 0;
+  for (int b = 0; b < static_cast<int>(buckets_.size()); ++b) {
+    if (!buckets_[b].active) continue;
+    more_bytes += BytesOf(layout, b, wanted).sum_bytes - BytesOf(layout, b, sums_).sum_bytes;
+  }
+  SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(more_bytes, "gradient accumulators"));
   std::vector<Bucket> more(buckets_.size());
-  for (size_t b = 0; b < buckets_.size(); ++b) {
+  for (int b = 0; b < static_cast<int>(buckets_.size()); ++b) {
     if (!buckets_[b].active) continue;
     more[b].pointers = buckets_[b].pointers;
-    SHARDSTEP_RETURN_IF_ERROR(Fill(layout, static_cast<int>(b), wanted, &more[b]));
+    SHARDSTEP_RETURN_IF_ERROR(Fill(layout, b, wanted, &more[b]));
   }
   sums_ = wanted;
   for (size_t b = 0; b < buckets_.size(); ++b) {
@@ -70,6 +82,8 @@ absl::Status ShardState::EnsureSums(const ShardLayout& layout, const Sums& sums)
 
 absl::Status ShardState::Thaw(const ShardLayout& layout, int b) {
   if (buckets_[b].active) return absl::OkStatus();
+  SHARDSTEP_RETURN_IF_ERROR(
+      CheckMemoryAvailable(BytesOf(layout, b, sums_).total_bytes(), absl::StrCat("optimizer state of bucket ", b)));
   Bucket bucket;
   SHARDSTEP_RETURN_IF_ERROR(Fill(layout, b, sums_, &bucket));
   bucket.active = true;

@@ -21,7 +21,8 @@ struct BucketState {
 };
 
 /// What a rank owns of the optimizer, bucket by bucket. With AdamW and an fp32 master 12 bytes per owned parameter, 16
-/// with the accumulator; a frozen bucket has none.
+/// with the accumulator; a frozen bucket has none. Memory gets its pages on first use: what is never used costs
+/// nothing.
 class ShardState {
  public:
   /// Which running sums a plan wants.
@@ -46,7 +47,8 @@ class ShardState {
   static Bytes BytesOf(const ShardLayout& layout, const Sums& sums);
 
   ShardState() = default;
-  /// For the buckets that are not frozen as registered. ResourceExhausted names the array and the bucket.
+  /// For the buckets that are not frozen as registered. ResourceExhausted when the system refuses, or has less
+  /// memory than all of it takes once it is used.
   static absl::StatusOr<ShardState> Create(const ShardLayout& layout, const Sums& sums);
 
   /// Makes the sums that are not there yet, zeroed, in every bucket that has state; buckets that are thawed later get

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -9,6 +10,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "shardstep/comm/host_memory.h"
 
 namespace shardstep {
 namespace {
@@ -80,8 +83,8 @@ TEST(ShardStateTest, KeepsWhatTheKindOfABucketNeeds) {
 
 TEST(ShardStateTest, ArraysAreZeroPageAlignedAndApart) {
   const auto layout = ShardLayout::Create(
-      {{.name = "a", .shape = {5000}}, {.name = "b", .shape = {3}, .group = 1}},
-      {.bucket_bytes = 4096, .world_size = 2, .groups = {{}, {.rule = Rule::kLion, .master = Master::kSplit}}});
+      {{.name = "a", .shape = {20000}}, {.name = "b", .shape = {20000}, .group = 1}},
+      {.bucket_bytes = 32768, .world_size = 2, .groups = {{}, {.rule = Rule::kLion, .master = Master::kSplit}}});
   ASSERT_TRUE(layout.ok()) << layout.status();
   ASSERT_EQ(layout->bucket_count(), 4);
   const auto state = ShardState::Create(*layout, kBothSums);
@@ -98,7 +101,7 @@ TEST(ShardStateTest, ArraysAreZeroPageAlignedAndApart) {
       arrays.emplace_back(bytes, size_bytes);
     }
   }
-  EXPECT_EQ(arrays.size(), 3u * 5 + 4);
+  EXPECT_EQ(arrays.size(), 2u * 5 + 2 * 4);
   for (size_t i = 0; i < arrays.size(); ++i) {
     const auto [bytes, size_bytes] = arrays[i];
     EXPECT_EQ(std::count(bytes, bytes + size_bytes, static_cast<char>(i + 1)), size_bytes);
@@ -125,6 +128,16 @@ TEST(ShardStateTest, EnsureSumsAddsWhatIsMissingAndKeepsTheRest) {
   EXPECT_EQ(state->bucket(0).group_accumulator[5], 7.0f);
   EXPECT_EQ(state->bucket(0).master, before.master);
   EXPECT_EQ(before.master[2047], 3.0f);
+}
+
+TEST(ShardStateTest, ABucketThawedLaterHasAllSumsThatWereAskedFor) {
+  const ShardLayout layout = LayoutOf({});
+  auto state = ShardState::Create(layout, kAccumulator);
+  ASSERT_TRUE(state.ok());
+  state->Freeze(0);
+  ASSERT_TRUE(state->EnsureSums(layout, {.group_accumulator = true}).ok());
+  ASSERT_TRUE(state->Thaw(layout, 0).ok());
+  EXPECT_EQ(Has(state->bucket(0)), "m12ag");
 }
 
 TEST(ShardStateTest, M2ThawMakesAndFreezeDropsTheStateOfABucket) {
@@ -177,6 +190,30 @@ TEST(ShardStateTest, NothingIsOwned) {
   EXPECT_EQ(ShardState::BytesOf(*layout, kBothSums), ShardState::Bytes());
 }
 
+// Pages that nobody has used yet are not counted as taken, so arrays that fit one by one need not fit together.
+TEST(ShardStateTest, RefusesWhatWouldNotFitOnceItIsUsed) {
+  const int64_t available_bytes = std::min(AvailableMemoryBytes(), int64_t{1} << 41);
+  const std::vector<ParameterSpec> specs = {{.name = "w", .shape = {available_bytes / 4 * 5 / 10}}};
+  const auto layout = ShardLayout::Create(specs, {.bucket_bytes = int64_t{1} << 42});
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  EXPECT_EQ(ShardState::Create(*layout, kNoSums).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(ShardStateTest, TakesNoMemoryBeforeItIsUsed) {
+  const auto layout = ShardLayout::Create({{.name = "w", .shape = {int64_t{1} << 22}}}, {});
+  const auto state = ShardState::Create(*layout, kNoSums);
+  ASSERT_TRUE(state.ok()) << state.status();
+  std::vector<unsigned char> resident(layout->shard_elements(0) * 4 / 4096);
+  const auto resident_pages = [&resident](float* array) {
+    EXPECT_EQ(mincore(array, resident.size() * 4096, resident.data()), 0);
+    return std::count_if(resident.begin(), resident.end(), [](unsigned char page) { return (page & 1) != 0; });
+  };
+  float* const moments = state->bucket(0).first_moment;
+  EXPECT_EQ(resident_pages(moments), 0);
+  moments[0] = 1.0f;
+  EXPECT_GT(resident_pages(moments), 0);
+}
+
 // An estimate before anything is allocated: 2^20 elements of a kind that would take terabytes are as cheap as one.
 TEST(ShardStateTest, BytesOfAddsUpWhatIsNotFrozen) {
   const auto layout = ShardLayout::Create({{.name = "a", .shape = {int64_t{1} << 39}},
@@ -194,7 +231,7 @@ TEST(ShardStateTest, BytesOfAddsUpWhatIsNotFrozen) {
             (ShardState::Bytes{.master_bytes = 4 * 2048, .moment_bytes = 8 * 2048, .sum_bytes = 4 * 2048}));
 }
 
-// Memory that no machine has is refused by the name of the array, and nothing has changed.
+// Memory that no machine has is refused by name, and nothing has changed.
 TEST(ShardStateTest, NothingHasChangedAfterAnError) {
   std::vector<ParameterSpec> specs = {{.name = "giant", .shape = {1024}},
                                       {.name = "small", .shape = {1024}, .weight_dtype = DType::kFp32}};
@@ -206,20 +243,20 @@ TEST(ShardStateTest, NothingHasChangedAfterAnError) {
   ASSERT_EQ(too_large->bucket_count(), 2);
   const auto refused = [](const absl::Status& status, const std::string& what) {
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_THAT(std::string(status.message()), HasSubstr(what + " of bucket 1"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what));
   };
-  refused(ShardState::Create(*too_large, kNoSums).status(), "master weights");
+  refused(ShardState::Create(*too_large, kNoSums).status(), "optimizer state");
 
   auto state = ShardState::Create(*fits, kNoSums);
   ASSERT_TRUE(state.ok()) << state.status();
   const float* const first_moment = state->bucket(0).first_moment;
-  refused(state->EnsureSums(*too_large, kAccumulator), "gradient accumulator");
+  refused(state->EnsureSums(*too_large, kAccumulator), "gradient accumulators");
   EXPECT_EQ(Has(state->bucket(0)), "12") << "although its own sum was to be had";
   EXPECT_EQ(Has(state->bucket(1)), "m12");
   EXPECT_EQ(state->bucket(0).first_moment, first_moment);
 
   state->Freeze(1);
-  refused(state->Thaw(*too_large, 1), "master weights");
+  refused(state->Thaw(*too_large, 1), "optimizer state of bucket 1");
   EXPECT_FALSE(state->active(1));
   EXPECT_EQ(Has(state->bucket(1)), "");
   // The sums that were refused are not remembered either.
