@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -17,11 +18,12 @@ namespace {
 // all ranks make the same calls.
 class Loader {
  public:
-  Loader(const std::string& directory, const ShardLayout& layout, absl::Span<const CheckpointArray> arrays,
-         Rendezvous& rendezvous, const CheckpointPolicy& policy)
+  Loader(const std::string& directory, const ShardLayout& layout, const StateAccess& state,
+         const CheckpointTarget& target, Rendezvous& rendezvous, const CheckpointPolicy& policy)
       : path_(directory),
         layout_(layout),
-        arrays_(arrays),
+        state_(state),
+        target_(target),
         rendezvous_(rendezvous),
         policy_(policy),
         file_system_(policy.file_system != nullptr ? *policy.file_system : real_),
@@ -33,7 +35,7 @@ class Loader {
     if (steps.empty()) return absl::NotFoundError(absl::StrCat(path_, ": no checkpoint"));
     std::string newest;  // why it is damaged
     for (const int64_t step : steps) {
-      absl::StatusOr<CheckpointInfo> info = LoadStep(step);
+      absl::StatusOr<CheckpointInfo> info = LoadStep(step, warnings);
       if (info.ok() || info.status().code() != absl::StatusCode::kDataLoss) return info;
       if (step == steps.front()) newest = std::string(info.status().message());
       if (warnings != nullptr) {
@@ -65,6 +67,7 @@ class Loader {
     if (layout_.world_size() != rendezvous_.world_size()) {
       return absl::InvalidArgumentError("layout of another world size");
     }
+    SHARDSTEP_RETURN_IF_ERROR(CheckKept(layout_, state_, target_.parameters));
     SHARDSTEP_ASSIGN_OR_RETURN(CheckpointDirectory directory, CheckpointDirectory::Open(file_system_, path_));
     directory_.emplace(std::move(directory));
     return absl::OkStatus();
@@ -89,86 +92,136 @@ class Loader {
     return steps;
   }
 
-  absl::StatusOr<CheckpointInfo> LoadStep(int64_t step) {
+  absl::StatusOr<CheckpointInfo> LoadStep(int64_t step, std::vector<std::string>* warnings) {
     const std::string name = CheckpointDirectory::NameOf(step);
     SHARDSTEP_ASSIGN_OR_RETURN(
         const std::string bytes,
         FromFirstRank("manifest", first() ? directory_->ReadManifestBytes(name) : std::string()));
     absl::StatusOr<Manifest> manifest = DecodeManifest(bytes);
     TableMatch match;
+    std::vector<Digest> found(std::size(kStateKinds));
     const absl::Status status = manifest.ok()
-                                    ? ReadShards(step, *manifest, &match)
+                                    ? ReadShards(step, *manifest, &match, &found)
                                     : Annotate(manifest.status(), absl::StrCat(path_, "/", name, "/", kManifestName));
     SHARDSTEP_RETURN_IF_ERROR(Agree("shards", status));
-    SHARDSTEP_ASSIGN_OR_RETURN(std::vector<Digest> digests, VerifiedDigests(*manifest, match));
+    SHARDSTEP_RETURN_IF_ERROR(VerifyDigests(*manifest, found));
+    SHARDSTEP_ASSIGN_OR_RETURN(std::vector<Digest> digests,
+                               SumDigests(FinishState(*manifest, match), rendezvous_,
+                                          "load checkpoint: digests of the state", policy_.deadline));
+    if (warnings != nullptr) warnings->insert(warnings->end(), match.warnings.begin(), match.warnings.end());
     return CheckpointInfo{.step = manifest->step,
                           .applied_steps = manifest->applied_steps,
                           .skipped_steps = manifest->skipped_steps,
                           .consecutive_skips = manifest->consecutive_skips,
+                          .sum_group = manifest->sum_group,
+                          .parameters = ParametersNow(*manifest, match),
                           .options = std::move(manifest->options),
                           .caller_state = std::move(manifest->caller_state),
                           .digests = std::move(digests)};
   }
 
-  absl::Status ReadShards(int64_t step, const Manifest& manifest, TableMatch* match) {
+  // `found`: the digests of what this rank has read.
+  absl::Status ReadShards(int64_t step, const Manifest& manifest, TableMatch* match, std::vector<Digest>* found) {
     const std::string name = CheckpointDirectory::NameOf(step);
     const std::string path = absl::StrCat(path_, "/", name, "/", kManifestName);
     if (manifest.step != step) return absl::DataLossError(absl::StrCat(path, ": of step ", manifest.step));
-    absl::StatusOr<TableMatch> matched = MatchTables(manifest, layout_, arrays_);
+    absl::StatusOr<TableMatch> matched = MatchTables(manifest, layout_, state_, target_);
     SHARDSTEP_RETURN_IF_ERROR(Annotate(matched.status(), path));
     *match = *std::move(matched);
     SHARDSTEP_ASSIGN_OR_RETURN(const DurableFile entry, directory_->OpenEntry(name));
+    const auto use = [&](StateKind kind, const OwnedRun& piece, absl::Span<const float> values) {
+      (*found)[static_cast<size_t>(kind)] +=
+          DigestOf(match->manifest_owner[static_cast<size_t>(piece.parameter)], piece.begin_element, values);
+      if (Keeps(kind, piece)) state_.Write(kind, piece.bucket, piece.shard_begin_element, values);
+    };
     for (int i = 0; i < static_cast<int>(manifest.files.size()); ++i) {
-      const std::vector<ShardCopy> copies = CopiesFrom(manifest.files[static_cast<size_t>(i)], *match);
+      const std::vector<ShardRead> reads = ReadsFrom(manifest.files[static_cast<size_t>(i)], *match);
       // A shard that nobody needs is looked at too: damage is found by this load, not by the next one.
-      if (copies.empty() && i % rendezvous_.world_size() != rendezvous_.rank()) continue;
-      SHARDSTEP_RETURN_IF_ERROR(ReadShard(entry, manifest, i, copies));
+      if (reads.empty() && i % rendezvous_.world_size() != rendezvous_.rank()) continue;
+      SHARDSTEP_RETURN_IF_ERROR(ReadShard(entry, manifest, i, reads, use));
     }
     return absl::OkStatus();
   }
 
-  std::vector<ShardCopy> CopiesFrom(const ManifestFile& file, const TableMatch& match) const {
-    std::vector<ShardCopy> copies;
+  bool Keeps(StateKind kind, const OwnedRun& run) const {
+    return kind == StateKind::kMaster ||
+           (!target_.parameters[static_cast<size_t>(run.parameter)].frozen && state_.Has(kind, run.bucket));
+  }
+
+  // All that this rank owns, also what it does not keep: so all of the file is verified.
+  std::vector<ShardRead> ReadsFrom(const ManifestFile& file, const TableMatch& match) const {
+    std::vector<ShardRead> reads;
     int64_t position = file.data_begin_bytes;
     for (const ManifestRange& range : file.ranges) {
-      const int parameter = match.layout_parameter[static_cast<size_t>(range.parameter)];
-      float* data = arrays_[static_cast<size_t>(match.array[static_cast<size_t>(range.kind)])].data;
+      const int parameter = match.layout_owner[static_cast<size_t>(range.parameter)];
       auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const OwnedRun& r) {
         return std::pair(r.parameter, r.end_element) <= std::pair(parameter, range.begin_element);
       });
       for (; run != runs_.end() && run->parameter == parameter && run->begin_element < range.end_element; ++run) {
-        const int64_t begin = std::max(run->begin_element, range.begin_element);
-        const int64_t end = std::min(run->end_element, range.end_element);
-        copies.push_back({position + (begin - range.begin_element) * int64_t{sizeof(float)},
-                          (end - begin) * int64_t{sizeof(float)},
-                          reinterpret_cast<char*>(data + run->state_begin_element + (begin - run->begin_element))});
+        OwnedRun part = *run;
+        part.begin_element = std::max(run->begin_element, range.begin_element);
+        part.end_element = std::min(run->end_element, range.end_element);
+        part.shard_begin_element += part.begin_element - run->begin_element;
+        reads.push_back({.begin_byte = position + (part.begin_element - range.begin_element) * int64_t{sizeof(float)},
+                         .kind = range.kind,
+                         .run = part});
       }
       position += range.bytes();
     }
-    return copies;
+    return reads;
   }
 
-  // In the order of the arrays.
-  absl::StatusOr<std::vector<Digest>> VerifiedDigests(const Manifest& manifest, const TableMatch& match) {
-    std::vector<int> numbers(manifest.parameters.size());
-    for (size_t p = 0; p < numbers.size(); ++p) {
-      numbers[static_cast<size_t>(match.layout_parameter[p])] = static_cast<int>(p);
-    }
-    SHARDSTEP_ASSIGN_OR_RETURN(std::vector<Digest> digests, SumDigests(DigestsOf(runs_, arrays_, numbers), rendezvous_,
-                                                                       "load checkpoint: digests", policy_.deadline));
-    for (size_t k = 0; k < manifest.kinds.size(); ++k) {
-      const Digest& found = digests[static_cast<size_t>(match.array[k])];
-      if (found == manifest.kinds[k].digest) continue;
+  absl::Status VerifyDigests(const Manifest& manifest, absl::Span<const Digest> mine) {
+    SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<Digest> found,
+                               SumDigests(mine, rendezvous_, "load checkpoint: digests", policy_.deadline));
+    for (const StateKind kind : kStateKinds) {
+      const Digest& read = found[static_cast<size_t>(kind)];
+      const Digest& saved = manifest.digests[static_cast<size_t>(kind)];
+      if (read == saved) continue;
       return absl::DataLossError(absl::StrCat(path_, "/", CheckpointDirectory::NameOf(manifest.step), ": digest of ",
-                                              manifest.kinds[k].name, " is ", found.ToHex(), ", the manifest says ",
-                                              manifest.kinds[k].digest.ToHex()));
+                                              Name(kind), " is ", read.ToHex(), ", the manifest says ", saved.ToHex()));
+    }
+    return absl::OkStatus();
+  }
+
+  // Begins the moments that the checkpoint does not have; the digests of what this rank then keeps.
+  std::vector<Digest> FinishState(const Manifest& manifest, const TableMatch& match) const {
+    std::vector<Digest> digests(std::size(kStateKinds));
+    PieceBuffer buffer;
+    for (const StateKind kind : kStateKinds) {
+      for (const OwnedRun& run : runs_) {
+        if (!Keeps(kind, run)) continue;
+        const int saved = match.manifest_owner[static_cast<size_t>(run.parameter)];
+        const bool begins = !manifest.parameters[static_cast<size_t>(saved)].Has(kind);
+        ForEachPiece(run, [&](const OwnedRun& piece) {
+          const absl::Span<float> values = buffer.For(piece);
+          if (begins) {
+            std::fill(values.begin(), values.end(), 0.0F);
+            state_.Write(kind, piece.bucket, piece.shard_begin_element, values);
+          }
+          state_.Read(kind, piece.bucket, piece.shard_begin_element, values);
+          digests[static_cast<size_t>(kind)] +=
+              DigestOf(piece.parameter, piece.begin_element, absl::Span<const float>(values));
+        });
+      }
     }
     return digests;
   }
 
+  std::vector<CheckpointParameterInfo> ParametersNow(const Manifest& manifest, const TableMatch& match) const {
+    std::vector<CheckpointParameterInfo> parameters(target_.parameters.begin(), target_.parameters.end());
+    for (size_t p = 0; p < parameters.size(); ++p) {
+      const ManifestParameter& saved = manifest.parameters[static_cast<size_t>(match.manifest_owner[p])];
+      const int64_t began = saved.frozen ? manifest.applied_steps : saved.begin_applied_step;
+      parameters[p].begin_applied_step = parameters[p].frozen ? 0 : began;
+    }
+    return parameters;
+  }
+
   const std::string& path_;
   const ShardLayout& layout_;
-  const absl::Span<const CheckpointArray> arrays_;
+  const StateAccess& state_;
+  const CheckpointTarget& target_;
   Rendezvous& rendezvous_;
   const CheckpointPolicy& policy_;
   FileSystem real_;
@@ -180,9 +233,10 @@ class Loader {
 }  // namespace
 
 absl::StatusOr<CheckpointInfo> LoadCheckpoint(const std::string& directory, const ShardLayout& layout,
-                                              absl::Span<const CheckpointArray> arrays, Rendezvous& rendezvous,
-                                              const CheckpointPolicy& policy, std::vector<std::string>* warnings) {
-  return Loader(directory, layout, arrays, rendezvous, policy).Run(warnings);
+                                              const StateAccess& state, const CheckpointTarget& target,
+                                              Rendezvous& rendezvous, const CheckpointPolicy& policy,
+                                              std::vector<std::string>* warnings) {
+  return Loader(directory, layout, state, target, rendezvous, policy).Run(warnings);
 }
 
 }  // namespace shardstep

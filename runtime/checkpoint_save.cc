@@ -1,4 +1,4 @@
-#include <numeric>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -12,27 +12,25 @@
 namespace shardstep {
 namespace {
 
-absl::Status Validate(const ShardLayout& layout, absl::Span<const CheckpointArray> arrays, const CheckpointInfo& info,
+absl::Status Validate(const ShardLayout& layout, const StateAccess& state, const CheckpointInfo& info,
                       const Rendezvous& rendezvous, const CheckpointPolicy& policy) {
   if (layout.world_size() != rendezvous.world_size()) return absl::InvalidArgumentError("layout of another world size");
   if (info.step < 0 || info.step > kMaxCheckpointStep) return absl::InvalidArgumentError("step: not from 0 to 10^12-1");
-  if (arrays.empty()) return absl::InvalidArgumentError("arrays: none");
-  if (info.digests.size() != arrays.size()) return absl::InvalidArgumentError("digests: not one per array");
+  if (info.sum_group < 1) return absl::InvalidArgumentError(absl::StrCat("sum_group = ", info.sum_group, ": below 1"));
+  if (info.digests.size() != std::size(kStateKinds)) return absl::InvalidArgumentError("digests: not one per kind");
+  SHARDSTEP_RETURN_IF_ERROR(CheckKept(layout, state, info.parameters));
   if (policy.keep < 1) return absl::InvalidArgumentError(absl::StrCat("keep = ", policy.keep, ": below 1"));
   if (!IsChunkBytes(policy.chunk_bytes)) {
     return absl::InvalidArgumentError(
         absl::StrCat("chunk_bytes = ", policy.chunk_bytes, ": not a multiple of 64 from 64 to 2^30"));
   }
-  for (const CheckpointArray& array : arrays) {
-    if (!IsKindName(array.kind) || (array.data == nullptr && layout.state_elements() > 0)) {
-      return absl::InvalidArgumentError(absl::StrCat("array \"", array.kind, "\": bad name or no data"));
-    }
-  }
   for (int p = 0; p < layout.parameter_count(); ++p) {
     const ParameterSpec& spec = layout.parameter(p);
     if (!IsUtf8(spec.name)) return absl::InvalidArgumentError(absl::StrCat("parameter ", p, ": name is not UTF-8"));
-    if (spec.weight_dtype != DType::kBf16) {
-      return absl::InvalidArgumentError(absl::StrCat("parameter \"", spec.name, "\": only bf16 weights are saved"));
+    const int64_t begin = info.parameters[static_cast<size_t>(p)].begin_applied_step;
+    if (begin < 0 || begin > info.applied_steps) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("parameter \"", spec.name, "\": begin_applied_step = ", begin, ": not from 0 to applied_steps"));
     }
   }
   return absl::OkStatus();
@@ -41,11 +39,11 @@ absl::Status Validate(const ShardLayout& layout, absl::Span<const CheckpointArra
 // One save on one rank. Phases are local; Run orders them and makes all ranks agree after each.
 class Saver {
  public:
-  Saver(const std::string& directory, const ShardLayout& layout, absl::Span<const CheckpointArray> arrays,
-        const CheckpointInfo& info, Rendezvous& rendezvous, const CheckpointPolicy& policy)
+  Saver(const std::string& directory, const ShardLayout& layout, const StateAccess& state, const CheckpointInfo& info,
+        Rendezvous& rendezvous, const CheckpointPolicy& policy)
       : path_(directory),
         layout_(layout),
-        arrays_(arrays),
+        state_(state),
         info_(info),
         rendezvous_(rendezvous),
         policy_(policy),
@@ -54,7 +52,7 @@ class Saver {
         saving_(CheckpointDirectory::SavingNameOf(info.step)) {}
 
   absl::Status Run() {
-    SHARDSTEP_RETURN_IF_ERROR(Agree("arguments", Validate(layout_, arrays_, info_, rendezvous_, policy_)));
+    SHARDSTEP_RETURN_IF_ERROR(Agree("arguments", Validate(layout_, state_, info_, rendezvous_, policy_)));
     SHARDSTEP_RETURN_IF_ERROR(CompareArguments());
     runs_ = OwnedRuns(layout_, rendezvous_.rank());
     FillManifest();
@@ -79,8 +77,9 @@ class Saver {
   absl::Status CompareArguments() {
     std::string mine = absl::StrCat("directory ", path_, ", step ", info_.step, ", applied_steps ", info_.applied_steps,
                                     ", chunk_bytes ", policy_.chunk_bytes);
-    for (size_t k = 0; k < arrays_.size(); ++k) {
-      absl::StrAppend(&mine, ", ", arrays_[k].kind, " of digest ", info_.digests[k].ToHex());
+    absl::StrAppend(&mine, ", sum_group ", info_.sum_group, ", parameters of hash ", HashOfParameters());
+    for (const StateKind kind : kStateKinds) {
+      absl::StrAppend(&mine, ", ", Name(kind), " of digest ", info_.digests[static_cast<size_t>(kind)].ToHex());
     }
     SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> all, Gather("comparison", mine));
     for (size_t rank = 1; rank < all.size(); ++rank) {
@@ -91,6 +90,16 @@ class Saver {
     return absl::OkStatus();
   }
 
+  uint64_t HashOfParameters() const {
+    std::string text;
+    for (const CheckpointParameterInfo& parameter : info_.parameters) {
+      const UpdateKind& update = parameter.update;
+      absl::StrAppend(&text, Name(update.rule), update.momentum, Name(update.master), parameter.frozen, ",",
+                      parameter.begin_applied_step, ";");
+    }
+    return ChunkHash(text);
+  }
+
   void FillManifest() {
     manifest_.library_version = kVersion;
     manifest_.step = info_.step;
@@ -99,21 +108,19 @@ class Saver {
     manifest_.consecutive_skips = info_.consecutive_skips;
     manifest_.chunk_bytes = policy_.chunk_bytes;
     manifest_.options = info_.options;
-    for (int p = 0; p < layout_.parameter_count(); ++p) {
-      const ParameterSpec& spec = layout_.parameter(p);
-      manifest_.parameters.push_back({spec.name, spec.shape, layout_.elements(p), spec.group,
-                                      DtypeName(spec.weight_dtype), DtypeName(spec.gradient_dtype)});
-    }
-    for (size_t k = 0; k < arrays_.size(); ++k) manifest_.kinds.push_back({arrays_[k].kind, info_.digests[k]});
+    manifest_.sum_group = info_.sum_group;
+    manifest_.parameters = MakeTable(layout_, state_, info_.parameters);
+    manifest_.digests = info_.digests;
     manifest_.caller_state = info_.caller_state;
   }
 
   absl::Status WriteAll() {
     SHARDSTEP_RETURN_IF_ERROR(Agree("preparation", first_ ? Prepare() : absl::OkStatus()));
-    absl::StatusOr<ManifestFile> file = WriteMyShard();
-    SHARDSTEP_RETURN_IF_ERROR(Agree("shards", file.status()));
-    SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> files, Gather("descriptions", EncodeManifestFile(*file)));
-    SHARDSTEP_RETURN_IF_ERROR(CompareDigests());
+    const absl::StatusOr<WrittenShard> written = WriteMyShard();
+    SHARDSTEP_RETURN_IF_ERROR(Agree("shards", written.status()));
+    SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> files,
+                               Gather("descriptions", EncodeManifestFile(written->file)));
+    SHARDSTEP_RETURN_IF_ERROR(CompareDigests(written->digests));
     return Agree("manifest", first_ ? Commit(files) : absl::OkStatus());
   }
 
@@ -125,26 +132,25 @@ class Saver {
     return directory_->MakeSaving(info_.step);
   }
 
-  absl::StatusOr<ManifestFile> WriteMyShard() {
+  absl::StatusOr<WrittenShard> WriteMyShard() {
     if (!first_) {
       SHARDSTEP_ASSIGN_OR_RETURN(CheckpointDirectory directory, CheckpointDirectory::Open(file_system_, path_));
       directory_.emplace(std::move(directory));
     }
     SHARDSTEP_ASSIGN_OR_RETURN(const DurableFile saving, directory_->OpenEntry(saving_));
-    return WriteShard(saving, manifest_, rendezvous_.rank(), rendezvous_.world_size(), runs_, arrays_);
+    return WriteShard(saving, manifest_, rendezvous_.rank(), rendezvous_.world_size(), runs_, state_);
   }
 
-  // A load refuses arrays that do not match the digests, so a save that would never load must not look good.
-  absl::Status CompareDigests() {
-    std::vector<int> numbers(static_cast<size_t>(layout_.parameter_count()));
-    std::iota(numbers.begin(), numbers.end(), 0);
-    const std::vector<Digest> mine = DigestsOf(runs_, arrays_, numbers);
+  // A load refuses what does not match the digests, so a save that would never load must not look good.
+  absl::Status CompareDigests(absl::Span<const Digest> mine) {
     SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<Digest> all,
                                SumDigests(mine, rendezvous_, "save checkpoint: digests", policy_.deadline));
-    for (size_t k = 0; k < all.size(); ++k) {
-      if (all[k] == info_.digests[k]) continue;
-      return absl::FailedPreconditionError(absl::StrCat("save checkpoint: digest of ", arrays_[k].kind, " is ",
-                                                        all[k].ToHex(), ", given ", info_.digests[k].ToHex()));
+    for (const StateKind kind : kStateKinds) {
+      const Digest& found = all[static_cast<size_t>(kind)];
+      const Digest& given = info_.digests[static_cast<size_t>(kind)];
+      if (found == given) continue;
+      return absl::FailedPreconditionError(
+          absl::StrCat("save checkpoint: digest of ", Name(kind), " is ", found.ToHex(), ", given ", given.ToHex()));
     }
     return absl::OkStatus();
   }
@@ -173,7 +179,7 @@ class Saver {
 
   const std::string& path_;
   const ShardLayout& layout_;
-  const absl::Span<const CheckpointArray> arrays_;
+  const StateAccess& state_;
   const CheckpointInfo& info_;
   Rendezvous& rendezvous_;
   const CheckpointPolicy& policy_;
@@ -188,10 +194,9 @@ class Saver {
 
 }  // namespace
 
-absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& layout,
-                            absl::Span<const CheckpointArray> arrays, const CheckpointInfo& info,
-                            Rendezvous& rendezvous, const CheckpointPolicy& policy) {
-  return Saver(directory, layout, arrays, info, rendezvous, policy).Run();
+absl::Status SaveCheckpoint(const std::string& directory, const ShardLayout& layout, const StateAccess& state,
+                            const CheckpointInfo& info, Rendezvous& rendezvous, const CheckpointPolicy& policy) {
+  return Saver(directory, layout, state, info, rendezvous, policy).Run();
 }
 
 }  // namespace shardstep

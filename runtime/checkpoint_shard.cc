@@ -11,6 +11,10 @@
 namespace shardstep {
 namespace {
 
+absl::Span<char> AsBytes(absl::Span<float> values) {
+  return absl::MakeSpan(reinterpret_cast<char*>(values.data()), values.size() * sizeof(float));
+}
+
 // What the header of a shard says, and must say when it is read.
 SafetensorsHeader ShardHeader(const Manifest& manifest, int rank, int world_size,
                               absl::Span<const ManifestRange> ranges) {
@@ -84,14 +88,15 @@ class ChunkReader {
     chunk_.resize(static_cast<size_t>(std::min(chunk_bytes, described->size_bytes)));
   }
 
-  absl::Status Copy(const ShardCopy& copy) {
-    for (int64_t done = 0; done < copy.bytes;) {
-      const int64_t position = copy.begin_byte + done;
-      SHARDSTEP_RETURN_IF_ERROR(Load(position / chunk_bytes_));
-      const int64_t offset = position % chunk_bytes_;
-      const int64_t count = std::min(copy.bytes - done, loaded_bytes_ - offset);
-      std::memcpy(copy.destination + done, chunk_.data() + offset, static_cast<size_t>(count));
-      done += count;
+  // Bytes from `begin` of the file.
+  absl::Status Read(int64_t begin, absl::Span<char> bytes) {
+    while (!bytes.empty()) {
+      SHARDSTEP_RETURN_IF_ERROR(Load(begin / chunk_bytes_));
+      const int64_t offset = begin % chunk_bytes_;
+      const int64_t count = std::min(static_cast<int64_t>(bytes.size()), loaded_bytes_ - offset);
+      std::memcpy(bytes.data(), chunk_.data() + offset, static_cast<size_t>(count));
+      bytes.remove_prefix(static_cast<size_t>(count));
+      begin += count;
     }
     return absl::OkStatus();
   }
@@ -142,26 +147,12 @@ absl::Status CheckHeader(absl::string_view bytes, const Manifest& manifest, int 
   return absl::DataLossError(absl::StrCat(header.tensors.size(), " keys, the manifest has ", expected.tensors.size()));
 }
 
-}  // namespace
-
-std::vector<OwnedRun> OwnedRuns(const ShardLayout& layout, int rank) {
-  std::vector<OwnedRun> runs;
-  for (int b = 0; b < layout.bucket_count(); ++b) {
-    for (const Segment& segment : layout.Segments(b, rank)) {
-      runs.push_back({segment.parameter, segment.begin_element, segment.begin_element + segment.elements,
-                      layout.state_begin_element(b) + segment.shard_begin_element});
-    }
-  }
-  std::sort(runs.begin(), runs.end(), [](const OwnedRun& a, const OwnedRun& b) {
-    return std::tie(a.parameter, a.begin_element) < std::tie(b.parameter, b.begin_element);
-  });
-  return runs;
-}
-
-std::vector<ManifestRange> RangesOf(absl::Span<const OwnedRun> runs, int kinds) {
+// The keys of a shard with `runs`, in the order of its data: runs that continue each other are one range.
+std::vector<ManifestRange> RangesOf(absl::Span<const OwnedRun> runs, const Manifest& manifest) {
   std::vector<ManifestRange> ranges;
-  for (int kind = 0; kind < kinds; ++kind) {
+  for (const StateKind kind : kStateKinds) {
     for (const OwnedRun& run : runs) {
+      if (!manifest.parameters[static_cast<size_t>(run.parameter)].Has(kind)) continue;
       ManifestRange* last = ranges.empty() ? nullptr : &ranges.back();
       if (last != nullptr && last->kind == kind && last->parameter == run.parameter &&
           last->end_element == run.begin_element) {
@@ -174,48 +165,78 @@ std::vector<ManifestRange> RangesOf(absl::Span<const OwnedRun> runs, int kinds) 
   return ranges;
 }
 
-std::vector<Digest> DigestsOf(absl::Span<const OwnedRun> runs, absl::Span<const CheckpointArray> arrays,
-                              absl::Span<const int> parameter_numbers) {
-  std::vector<Digest> digests(arrays.size());
-  for (size_t k = 0; k < arrays.size(); ++k) {
-    for (const OwnedRun& run : runs) {
-      digests[k] += DigestOf(parameter_numbers[static_cast<size_t>(run.parameter)], run.begin_element,
-                             absl::Span<const float>(arrays[k].data + run.state_begin_element,
-                                                     static_cast<size_t>(run.end_element - run.begin_element)));
-    }
+// The digest of what it appends.
+absl::StatusOr<Digest> WriteKind(StateKind kind, const Manifest& manifest, absl::Span<const OwnedRun> runs,
+                                 const StateAccess& state, ChunkWriter& writer) {
+  Digest digest;
+  absl::Status status;
+  PieceBuffer buffer;
+  for (const OwnedRun& run : runs) {
+    if (!manifest.parameters[static_cast<size_t>(run.parameter)].Has(kind)) continue;
+    ForEachPiece(run, [&](const OwnedRun& piece) {
+      if (!status.ok()) return;
+      const absl::Span<float> values = buffer.For(piece);
+      state.Read(kind, piece.bucket, piece.shard_begin_element, values);
+      digest += DigestOf(piece.parameter, piece.begin_element, absl::Span<const float>(values));
+      status = writer.Append(AsBytes(values));
+    });
+    SHARDSTEP_RETURN_IF_ERROR(status);
   }
-  return digests;
+  return digest;
 }
 
-absl::StatusOr<ManifestFile> WriteShard(const DurableFile& directory, const Manifest& manifest, int rank,
-                                        int world_size, absl::Span<const OwnedRun> runs,
-                                        absl::Span<const CheckpointArray> arrays) {
-  ManifestFile described;
-  described.ranges = RangesOf(runs, static_cast<int>(arrays.size()));
-  const std::string header = EncodeSafetensorsHeader(ShardHeader(manifest, rank, world_size, described.ranges));
-  described.data_begin_bytes = static_cast<int64_t>(header.size());
-  if (described.data_begin_bytes > kSafetensorsLengthBytes + kMaxSafetensorsHeaderBytes) {
+}  // namespace
+
+std::vector<OwnedRun> OwnedRuns(const ShardLayout& layout, int rank) {
+  std::vector<OwnedRun> runs;
+  for (int b = 0; b < layout.bucket_count(); ++b) {
+    for (const Segment& segment : layout.Segments(b, rank)) {
+      runs.push_back({segment.parameter, segment.begin_element, segment.begin_element + segment.elements, b,
+                      segment.shard_begin_element});
+    }
+  }
+  std::sort(runs.begin(), runs.end(), [](const OwnedRun& a, const OwnedRun& b) {
+    return std::tie(a.parameter, a.begin_element) < std::tie(b.parameter, b.begin_element);
+  });
+  return runs;
+}
+
+void ForEachPiece(const OwnedRun& run, absl::FunctionRef<void(const OwnedRun& piece)> visit) {
+  for (int64_t begin = run.begin_element; begin < run.end_element; begin += PieceBuffer::kElements) {
+    OwnedRun piece = run;
+    piece.begin_element = begin;
+    piece.end_element = std::min(begin + PieceBuffer::kElements, run.end_element);
+    piece.shard_begin_element += begin - run.begin_element;
+    visit(piece);
+  }
+}
+
+absl::StatusOr<WrittenShard> WriteShard(const DurableFile& directory, const Manifest& manifest, int rank,
+                                        int world_size, absl::Span<const OwnedRun> runs, const StateAccess& state) {
+  WrittenShard written;
+  written.file.ranges = RangesOf(runs, manifest);
+  const std::string header = EncodeSafetensorsHeader(ShardHeader(manifest, rank, world_size, written.file.ranges));
+  written.file.data_begin_bytes = static_cast<int64_t>(header.size());
+  if (written.file.data_begin_bytes > kSafetensorsLengthBytes + kMaxSafetensorsHeaderBytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat(directory.path(), "/", ShardFileName(rank, world_size), ": header above 64 MiB"));
   }
   SHARDSTEP_ASSIGN_OR_RETURN(DurableFile file, directory.CreateFile(ShardFileName(rank, world_size)));
   ChunkWriter writer(std::move(file), manifest.chunk_bytes);
   SHARDSTEP_RETURN_IF_ERROR(writer.Append(header));
-  for (const CheckpointArray& array : arrays) {
-    for (const OwnedRun& run : runs) {
-      const int64_t bytes = (run.end_element - run.begin_element) * int64_t{sizeof(float)};
-      SHARDSTEP_RETURN_IF_ERROR(writer.Append(
-          {reinterpret_cast<const char*>(array.data + run.state_begin_element), static_cast<size_t>(bytes)}));
-    }
+  for (const StateKind kind : kStateKinds) {
+    SHARDSTEP_ASSIGN_OR_RETURN(const Digest digest, WriteKind(kind, manifest, runs, state, writer));
+    written.digests.push_back(digest);
   }
   SHARDSTEP_RETURN_IF_ERROR(writer.Finish());
-  described.size_bytes = writer.size_bytes();
-  described.chunk_hashes = writer.TakeHashes();
-  return described;
+  written.file.size_bytes = writer.size_bytes();
+  written.file.chunk_hashes = writer.TakeHashes();
+  return written;
 }
 
 absl::Status ReadShard(const DurableFile& directory, const Manifest& manifest, int index,
-                       absl::Span<const ShardCopy> copies) {
+                       absl::Span<const ShardRead> reads,
+                       absl::FunctionRef<void(StateKind, const OwnedRun& piece, absl::Span<const float> values)> use) {
   const ManifestFile& described = manifest.files[static_cast<size_t>(index)];
   SHARDSTEP_ASSIGN_OR_RETURN(const DurableFile file,
                              directory.OpenFile(ShardFileName(index, static_cast<int64_t>(manifest.files.size()))));
@@ -227,10 +248,21 @@ absl::Status ReadShard(const DurableFile& directory, const Manifest& manifest, i
   ChunkReader reader(&file, &described, manifest.chunk_bytes);
   {
     std::string header(static_cast<size_t>(described.data_begin_bytes), '\0');
-    SHARDSTEP_RETURN_IF_ERROR(reader.Copy({0, described.data_begin_bytes, header.data()}));
+    SHARDSTEP_RETURN_IF_ERROR(reader.Read(0, absl::MakeSpan(header.data(), header.size())));
     SHARDSTEP_RETURN_IF_ERROR(Annotate(CheckHeader(header, manifest, index), file.path()));
   }
-  for (const ShardCopy& copy : copies) SHARDSTEP_RETURN_IF_ERROR(reader.Copy(copy));
+  absl::Status status;
+  PieceBuffer buffer;
+  for (const ShardRead& read : reads) {
+    ForEachPiece(read.run, [&](const OwnedRun& piece) {
+      if (!status.ok()) return;
+      const absl::Span<float> values = buffer.For(piece);
+      const int64_t offset = (piece.begin_element - read.run.begin_element) * int64_t{sizeof(float)};
+      status = reader.Read(read.begin_byte + offset, AsBytes(values));
+      if (status.ok()) use(read.kind, piece, values);
+    });
+    SHARDSTEP_RETURN_IF_ERROR(status);
+  }
   return absl::OkStatus();
 }
 

@@ -4,52 +4,69 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/digest.h"
 #include "shardstep/optimizer/shard_layout.h"
-#include "shardstep/runtime/checkpoint.h"
 #include "shardstep/runtime/durable_file.h"
 #include "shardstep/runtime/manifest.h"
+#include "shardstep/runtime/state_access.h"
 
 namespace shardstep {
 
-/// A run of elements of one parameter that a rank owns, and where its state arrays keep it.
+/// A run of elements of one parameter that a rank owns, and where it keeps them.
 struct OwnedRun {
-  int parameter = 0;
+  int parameter = 0;  ///< of the layout; never a tied one
   int64_t begin_element = 0;
   int64_t end_element = 0;
-  int64_t state_begin_element = 0;
+  int bucket = 0;
+  int64_t shard_begin_element = 0;
 };
 
 /// All runs of `rank`, by parameter and element.
 std::vector<OwnedRun> OwnedRuns(const ShardLayout& layout, int rank);
 
-/// The keys of a shard with `runs`, in the order of its data: runs that continue each other are one range.
-std::vector<ManifestRange> RangesOf(absl::Span<const OwnedRun> runs, int kinds);
+/// What a piece of a run passes through on its way between state and file. Whole blocks, so that a piece can be hashed,
+/// and few enough that it stays in a first-level cache.
+class PieceBuffer {
+ public:
+  static constexpr int64_t kElements = 4 * ShardLayout::kBlockElements;
 
-/// One digest per array of what `runs` hold. Parameter p is hashed as number parameter_numbers[p].
-std::vector<Digest> DigestsOf(absl::Span<const OwnedRun> runs, absl::Span<const CheckpointArray> arrays,
-                              absl::Span<const int> parameter_numbers);
+  absl::Span<float> For(const OwnedRun& piece) {
+    return absl::MakeSpan(values_).first(static_cast<size_t>(piece.end_element - piece.begin_element));
+  }
 
-/// Writes and syncs the shard of `rank` into `directory`, from the tables, step and chunk size of `manifest` (its files
-/// are not looked at); kind k of the manifest is arrays[k]. What the manifest must say about it.
-absl::StatusOr<ManifestFile> WriteShard(const DurableFile& directory, const Manifest& manifest, int rank,
-                                        int world_size, absl::Span<const OwnedRun> runs,
-                                        absl::Span<const CheckpointArray> arrays);
-
-/// Bytes [begin_byte, begin_byte + bytes) of a shard go to `destination`.
-struct ShardCopy {
-  int64_t begin_byte = 0;
-  int64_t bytes = 0;
-  char* destination = nullptr;
+ private:
+  std::vector<float> values_ = std::vector<float>(kElements);
 };
 
-/// Reads shard `index` of a checked manifest: compares size and header, then executes `copies` (ascending). Each chunk
-/// that is needed is read once and verified as a whole before any of its bytes are used. DataLoss names file, chunk
-/// and reason.
+/// Calls `visit` for the pieces of a run, each of at most PieceBuffer::kElements.
+void ForEachPiece(const OwnedRun& run, absl::FunctionRef<void(const OwnedRun& piece)> visit);
+
+struct WrittenShard {
+  ManifestFile file;            ///< what the manifest must say about it
+  std::vector<Digest> digests;  ///< by StateKind, of what was written
+};
+
+/// Writes and syncs the shard of `rank` into `directory`, from the tables, step and chunk size of `manifest` (its files
+/// are not looked at), whose parameters are those of the layout.
+absl::StatusOr<WrittenShard> WriteShard(const DurableFile& directory, const Manifest& manifest, int rank,
+                                        int world_size, absl::Span<const OwnedRun> runs, const StateAccess& state);
+
+/// Elements of one kind that lie in a shard, and where this rank keeps them.
+struct ShardRead {
+  int64_t begin_byte = 0;  ///< in the file
+  StateKind kind = StateKind::kMaster;
+  OwnedRun run;
+};
+
+/// Reads shard `index` of a checked manifest: compares size and header, then hands out the values of `reads`
+/// (ascending), in pieces as ForEachPiece makes them. Each chunk that is needed is read once and verified as a whole
+/// before any of its bytes are used. DataLoss names file, chunk and reason.
 absl::Status ReadShard(const DurableFile& directory, const Manifest& manifest, int index,
-                       absl::Span<const ShardCopy> copies);
+                       absl::Span<const ShardRead> reads,
+                       absl::FunctionRef<void(StateKind, const OwnedRun& piece, absl::Span<const float> values)> use);
 
 }  // namespace shardstep
 

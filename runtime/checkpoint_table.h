@@ -18,16 +18,25 @@ namespace shardstep {
 /// A dtype by its safetensors name.
 std::string DtypeName(DType dtype);
 
-/// Where a manifest's parameters and kinds are at the caller.
+/// InvalidArgument unless `parameters` has one for every parameter of the layout, and `state` keeps the moments that
+/// they say.
+absl::Status CheckKept(const ShardLayout& layout, const StateAccess& state,
+                       absl::Span<const CheckpointParameterInfo> parameters);
+
+/// The parameters of `layout` as a manifest lists them: what is kept of each as `state` keeps it.
+std::vector<ManifestParameter> MakeTable(const ShardLayout& layout, const StateAccess& state,
+                                         absl::Span<const CheckpointParameterInfo> parameters);
+
+/// Where a manifest's parameters are at the caller, by the parameters that own state on either side.
 struct TableMatch {
-  std::vector<int> layout_parameter;  ///< by parameter of the manifest
-  std::vector<int> array;             ///< by kind of the manifest
+  std::vector<int> layout_owner;      ///< by parameter of the manifest
+  std::vector<int> manifest_owner;    ///< by parameter of the layout
+  std::vector<std::string> warnings;  ///< what is loaded and yet not as it was saved
 };
 
-/// Matches by name, whatever the order. InvalidArgument lists every parameter and kind that only one side has, and
-/// every parameter whose shape or dtype differs.
-absl::StatusOr<TableMatch> MatchTables(const Manifest& manifest, const ShardLayout& layout,
-                                       absl::Span<const CheckpointArray> arrays);
+/// Matches by name, whatever the order; LoadCheckpoint says what InvalidArgument lists and what is warned of.
+absl::StatusOr<TableMatch> MatchTables(const Manifest& manifest, const ShardLayout& layout, const StateAccess& state,
+                                       const CheckpointTarget& target);
 
 /// Collective. The sums over all ranks, which pass equally many.
 absl::StatusOr<std::vector<Digest>> SumDigests(absl::Span<const Digest> mine, Rendezvous& rendezvous,

@@ -2,13 +2,15 @@
 
 #include <xxhash.h>
 
-#include <array>
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "shardstep/proto/checkpoint.pb.h"
 #include "shardstep/runtime/manifest_check.h"
+#include "shardstep/runtime/manifest_features.h"
 
 namespace shardstep {
 namespace {
@@ -16,12 +18,9 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the preamble is little endian and read in place");
 
 constexpr char kMagic[] = {'S', 'H', 'R', 'D', 'S', 'T', 'E', 'P'};
-// By bit; what docs/checkpoint_format.md reserves.
-constexpr std::array<absl::string_view, 7> kFeatureNames = {"split_master", "other_rules",   "native_weights", "frozen",
-                                                            "tied",         "reduced_state", "sum_group"};
 constexpr char kStateDtype[] = "F32";
-constexpr char kMasterKind[] = "FP32";
-constexpr char kRule[] = "adamw";
+constexpr Rule kRules[] = {Rule::kAdamW, Rule::kSgd, Rule::kLion};
+constexpr Master kMasters[] = {Master::kFp32, Master::kSplit, Master::kNone};
 
 struct Preamble {
   char magic[8];
@@ -37,14 +36,11 @@ constexpr size_t kHashedPreambleBytes = 40;
 
 absl::Status Missing(absl::string_view field) { return absl::DataLossError(absl::StrCat(field, ": missing")); }
 
-std::string FeatureList(uint64_t flags) {
-  std::string list;
-  for (size_t bit = 0; bit < 64; ++bit) {
-    if ((flags >> bit & 1) == 0) continue;
-    absl::StrAppend(&list, list.empty() ? "" : ", ", "bit ", bit);
-    if (bit < kFeatureNames.size()) absl::StrAppend(&list, " (", kFeatureNames[bit], ")");
-  }
-  return list;
+// The value of that name in `values`, or nullptr.
+template <typename T, size_t N>
+const T* Find(const T (&values)[N], absl::string_view name) {
+  const T* found = std::find_if(values, values + N, [name](T value) { return Name(value) == name; });
+  return found == values + N ? nullptr : found;
 }
 
 void ToProto(const ManifestFile& file, proto::CheckpointFile* message) {
@@ -53,7 +49,7 @@ void ToProto(const ManifestFile& file, proto::CheckpointFile* message) {
   for (const ManifestRange& range : file.ranges) {
     proto::CheckpointRange* out = message->add_range();
     out->set_parameter(range.parameter);
-    out->set_kind(range.kind);
+    out->set_kind(static_cast<int>(range.kind));
     out->set_begin_element(range.begin_element);
     out->set_end_element(range.end_element);
   }
@@ -70,7 +66,10 @@ absl::StatusOr<ManifestFile> FromProto(const proto::CheckpointFile& message) {
     if (!range.has_parameter() || !range.has_kind() || !range.has_begin_element() || !range.has_end_element()) {
       return Missing("a field of range");
     }
-    file.ranges.push_back({range.parameter(), range.kind(), range.begin_element(), range.end_element()});
+    if (range.kind() < 0 || range.kind() >= static_cast<int>(std::size(kStateKinds))) {
+      return absl::DataLossError(absl::StrCat("range of kind ", range.kind(), ", which is not in the tables"));
+    }
+    file.ranges.push_back({range.parameter(), kStateKinds[range.kind()], range.begin_element(), range.end_element()});
   }
   file.chunk_hashes.assign(message.chunk_hash().begin(), message.chunk_hash().end());
   return file;
@@ -82,10 +81,26 @@ void ToProto(const ManifestParameter& parameter, proto::CheckpointParameter* mes
   message->set_group(parameter.group);
   message->set_weight_dtype(parameter.weight_dtype);
   message->set_gradient_dtype(parameter.gradient_dtype);
-  message->set_master(kMasterKind);
-  message->set_rule(kRule);
-  message->set_frozen(false);
-  message->set_tied_to("");
+  message->set_master(std::string(Name(parameter.update.master)));
+  message->set_rule(std::string(Name(parameter.update.rule)));
+  message->set_frozen(parameter.frozen);
+  message->set_tied_to(parameter.tied_to);
+  if (parameter.update.rule == Rule::kSgd) message->set_momentum(parameter.update.momentum);
+  if (parameter.begin_applied_step != 0) message->set_begin_applied_step(parameter.begin_applied_step);
+}
+
+absl::StatusOr<UpdateKind> UpdateFromProto(const proto::CheckpointParameter& message) {
+  const Rule* rule = Find(kRules, message.rule());
+  if (rule == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("rule \"", message.rule(), "\" is not known to this library"));
+  }
+  const Master* master = Find(kMasters, message.master());
+  if (master == nullptr) return absl::DataLossError(absl::StrCat("master \"", message.master(), "\""));
+  if (message.has_momentum() != (*rule == Rule::kSgd)) {
+    return absl::DataLossError(
+        absl::StrCat("momentum: ", message.has_momentum() ? "there" : "missing", " with rule ", message.rule()));
+  }
+  return UpdateKind{.rule = *rule, .master = *master, .momentum = !message.has_momentum() || message.momentum()};
 }
 
 absl::StatusOr<ManifestParameter> FromProto(const proto::CheckpointParameter& message) {
@@ -95,26 +110,41 @@ absl::StatusOr<ManifestParameter> FromProto(const proto::CheckpointParameter& me
       !message.has_rule() || !message.has_frozen() || !message.has_tied_to()) {
     return Missing(absl::StrCat("a field of ", context));
   }
-  if (message.master() != kMasterKind || message.rule() != kRule || message.frozen() || !message.tied_to().empty()) {
-    return absl::DataLossError(absl::StrCat(context, ": master, rule, frozen or tied_to without its feature flag"));
+  if (message.has_begin_applied_step() && message.begin_applied_step() < 1) {
+    return absl::DataLossError(absl::StrCat(context, ": begin_applied_step below 1"));
   }
+  absl::StatusOr<UpdateKind> update = UpdateFromProto(message);
+  SHARDSTEP_RETURN_IF_ERROR(Annotate(update.status(), context));
   ManifestParameter parameter;
   parameter.name = message.name();
   parameter.shape.assign(message.shape().begin(), message.shape().end());
   parameter.group = message.group();
   parameter.weight_dtype = message.weight_dtype();
   parameter.gradient_dtype = message.gradient_dtype();
+  parameter.update = *update;
+  parameter.frozen = message.frozen();
+  parameter.begin_applied_step = message.begin_applied_step();
+  parameter.tied_to = message.tied_to();
   return parameter;
 }
 
-absl::StatusOr<ManifestKind> FromProto(const proto::CheckpointKind& message) {
-  if (!message.has_name() || !message.has_dtype() || !message.has_digest_low() || !message.has_digest_high()) {
-    return Missing("a field of kind");
+absl::StatusOr<std::vector<Digest>> DigestsFromProto(const proto::Checkpoint& message) {
+  if (message.kind_size() != static_cast<int>(std::size(kStateKinds))) {
+    return absl::DataLossError(absl::StrCat(message.kind_size(), " kinds, not ", std::size(kStateKinds)));
   }
-  if (message.dtype() != kStateDtype) {
-    return absl::DataLossError(absl::StrCat("kind \"", message.name(), "\": dtype \"", message.dtype(), "\""));
+  std::vector<Digest> digests;
+  for (const StateKind state_kind : kStateKinds) {
+    const proto::CheckpointKind& kind = message.kind(static_cast<int>(state_kind));
+    if (!kind.has_name() || !kind.has_dtype() || !kind.has_digest_low() || !kind.has_digest_high()) {
+      return Missing("a field of kind");
+    }
+    if (kind.name() != Name(state_kind) || kind.dtype() != kStateDtype) {
+      return absl::DataLossError(absl::StrCat("kind \"", kind.name(), "\" of dtype \"", kind.dtype(), "\", not \"",
+                                              Name(state_kind), "\" of \"", kStateDtype, "\""));
+    }
+    digests.push_back({.low = kind.digest_low(), .high = kind.digest_high()});
   }
-  return ManifestKind{message.name(), {message.digest_low(), message.digest_high()}};
+  return digests;
 }
 
 absl::Status RequireFields(const proto::Checkpoint& message) {
@@ -133,7 +163,7 @@ absl::Status RequireFields(const proto::Checkpoint& message) {
 
 absl::StatusOr<Manifest> FromProto(proto::Checkpoint& message) {
   SHARDSTEP_RETURN_IF_ERROR(RequireFields(message));
-  if (message.has_sum_group()) return absl::DataLossError("sum_group without its feature flag");
+  if (message.has_sum_group() && message.sum_group() < 2) return absl::DataLossError("sum_group: below 2");
   Manifest manifest;
   manifest.library_version = message.library_version();
   manifest.step = message.step();
@@ -141,15 +171,13 @@ absl::StatusOr<Manifest> FromProto(proto::Checkpoint& message) {
   manifest.skipped_steps = message.skipped_steps();
   manifest.consecutive_skips = message.consecutive_skips();
   manifest.chunk_bytes = message.chunk_bytes();
+  if (message.has_sum_group()) manifest.sum_group = message.sum_group();
   manifest.options.assign(message.option().begin(), message.option().end());
   for (const proto::CheckpointParameter& parameter : message.parameter()) {
     SHARDSTEP_ASSIGN_OR_RETURN(ManifestParameter value, FromProto(parameter));
     manifest.parameters.push_back(std::move(value));
   }
-  for (const proto::CheckpointKind& kind : message.kind()) {
-    SHARDSTEP_ASSIGN_OR_RETURN(ManifestKind value, FromProto(kind));
-    manifest.kinds.push_back(std::move(value));
-  }
+  SHARDSTEP_ASSIGN_OR_RETURN(manifest.digests, DigestsFromProto(message));
   for (int i = 0; i < message.file_size(); ++i) {
     // Equality with the one name that this file can have leaves no room for a path.
     const std::string name = ShardFileName(i, message.file_size());
@@ -170,13 +198,14 @@ std::string ShardFileName(int64_t rank, int64_t world_size) {
 }
 
 std::string ShardKey(const Manifest& manifest, const ManifestRange& range) {
-  return absl::StrCat(manifest.parameters[static_cast<size_t>(range.parameter)].name, "/",
-                      manifest.kinds[static_cast<size_t>(range.kind)].name, "@", range.begin_element, "-",
-                      range.end_element);
+  return absl::StrCat(manifest.parameters[static_cast<size_t>(range.parameter)].name, "/", Name(range.kind), "@",
+                      range.begin_element, "-", range.end_element);
 }
 
-bool IsKindName(absl::string_view name) {
-  return !name.empty() && name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == absl::string_view::npos;
+bool ManifestParameter::Has(StateKind kind) const {
+  if (tied()) return false;
+  if (kind == StateKind::kMaster) return true;
+  return !frozen && (kind == StateKind::kFirstMoment ? update.has_first_moment() : update.has_second_moment());
 }
 
 bool IsChunkBytes(int64_t chunk_bytes) {
@@ -208,12 +237,13 @@ absl::StatusOr<std::string> EncodeManifest(const Manifest& manifest) {
   message.set_chunk_bytes(manifest.chunk_bytes);
   message.mutable_option()->Add(manifest.options.begin(), manifest.options.end());
   for (const ManifestParameter& parameter : manifest.parameters) ToProto(parameter, message.add_parameter());
-  for (const ManifestKind& kind : manifest.kinds) {
+  for (const StateKind kind : kStateKinds) {
     proto::CheckpointKind* out = message.add_kind();
-    out->set_name(kind.name);
+    const Digest& digest = manifest.digests[static_cast<size_t>(kind)];
+    out->set_name(std::string(Name(kind)));
     out->set_dtype(kStateDtype);
-    out->set_digest_low(kind.digest.low);
-    out->set_digest_high(kind.digest.high);
+    out->set_digest_low(digest.low);
+    out->set_digest_high(digest.high);
   }
   for (const ManifestFile& file : manifest.files) {
     const int rank = message.file_size();
@@ -222,11 +252,12 @@ absl::StatusOr<std::string> EncodeManifest(const Manifest& manifest) {
     ToProto(file, out);
   }
   message.set_caller_state(manifest.caller_state);
+  if (manifest.sum_group != 1) message.set_sum_group(manifest.sum_group);
   std::string bytes;
   if (static_cast<int64_t>(message.ByteSizeLong()) > kMaxManifestBytes || !message.SerializeToString(&bytes)) {
     return absl::ResourceExhaustedError("manifest above 2^30 bytes");
   }
-  return SealManifest(bytes);
+  return SealManifest(bytes, kCheckpointVersion, FeaturesOf(manifest));
 }
 
 absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
@@ -247,16 +278,18 @@ absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes) {
                                                       " is not known to this library, which reads version ",
                                                       kCheckpointVersion));
   }
-  if (preamble.feature_flags != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("features that this library does not know: ", FeatureList(preamble.feature_flags)));
-  }
+  SHARDSTEP_RETURN_IF_ERROR(CheckFeaturesKnown(preamble.feature_flags));
   proto::Checkpoint message;
   if (static_cast<int64_t>(bytes.size()) > kMaxManifestBytes ||
       !message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return absl::DataLossError("message: not a proto.Checkpoint");
   }
   SHARDSTEP_ASSIGN_OR_RETURN(Manifest manifest, FromProto(message));
+  const uint64_t features = FeaturesOf(manifest);
+  if (features != preamble.feature_flags) {
+    return absl::DataLossError(absl::StrCat("feature flags: ", FeatureList(preamble.feature_flags),
+                                            ", the message uses: ", FeatureList(features)));
+  }
   SHARDSTEP_RETURN_IF_ERROR(CheckManifest(&manifest));
   return manifest;
 }

@@ -8,6 +8,8 @@
 #include "absl/types/span.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/digest.h"
+#include "shardstep/optimizer/update_rule.h"
+#include "shardstep/runtime/state_access.h"
 
 namespace shardstep {
 
@@ -19,17 +21,21 @@ struct ManifestParameter {
   int group = 0;
   std::string weight_dtype;
   std::string gradient_dtype;
-};
+  UpdateKind update;  ///< but for its rounding, which is not saved
+  bool frozen = false;
+  int64_t begin_applied_step = 0;
+  std::string tied_to;
+  int owner = 0;  ///< the parameter that has the state: itself unless tied
 
-struct ManifestKind {
-  std::string name;
-  Digest digest;
+  bool tied() const { return !tied_to.empty(); }
+  /// Whether `kind` of it is saved.
+  bool Has(StateKind kind) const;
 };
 
 /// Elements [begin_element, end_element) of one parameter and kind: one key of a shard.
 struct ManifestRange {
   int parameter = 0;
-  int kind = 0;
+  StateKind kind = StateKind::kMaster;
   int64_t begin_element = 0;
   int64_t end_element = 0;
 
@@ -52,9 +58,10 @@ struct Manifest {
   int64_t skipped_steps = 0;
   int64_t consecutive_skips = 0;
   int64_t chunk_bytes = 0;
+  int64_t sum_group = 1;
   std::vector<std::string> options;
   std::vector<ManifestParameter> parameters;
-  std::vector<ManifestKind> kinds;
+  std::vector<Digest> digests;  ///< by StateKind
   std::vector<ManifestFile> files;
   std::string caller_state;
 };
@@ -68,8 +75,6 @@ inline constexpr int64_t kManifestPreambleBytes = 48;
 std::string ShardFileName(int64_t rank, int64_t world_size);
 /// The key of a range in a shard: "<parameter>/<kind>@<begin>-<end>".
 std::string ShardKey(const Manifest& manifest, const ManifestRange& range);
-/// Kinds are a-z, 0-9 and _, and not empty.
-bool IsKindName(absl::string_view name);
 /// A multiple of 64, from 64 to 2^30.
 bool IsChunkBytes(int64_t chunk_bytes);
 /// XXH3-64.
@@ -81,8 +86,9 @@ absl::StatusOr<std::string> EncodeManifest(const Manifest& manifest);
 std::string SealManifest(absl::string_view message, uint32_t version = kCheckpointVersion, uint64_t feature_flags = 0);
 
 /// Verifies and parses. DataLoss when the bytes are damaged or the manifest is not consistent in itself: a field is
-/// missing or out of range, or the ranges do not cover every element of every parameter and kind exactly once.
-/// FailedPrecondition, naming it, when the bytes are sound and the version or a feature is newer than this library.
+/// missing or out of range, or the ranges do not cover every element of every kind that a parameter has exactly once.
+/// FailedPrecondition, naming it, when the bytes are sound and the version, a feature or a rule is newer than this
+/// library.
 absl::StatusOr<Manifest> DecodeManifest(absl::string_view bytes);
 
 /// One file's part, as ranks send it to the one that writes the manifest.

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
 #include "shardstep/optimizer/shard_layout.h"
@@ -35,32 +35,57 @@ absl::Status CheckCounters(const Manifest& manifest) {
   return absl::OkStatus();
 }
 
-absl::Status CheckParameters(std::vector<ManifestParameter>& parameters) {
-  std::unordered_set<std::string_view> names;
-  int64_t total = 0;
-  for (ManifestParameter& parameter : parameters) {
-    const std::string field = absl::StrCat("parameter \"", parameter.name, "\"");
-    if (parameter.name.empty() || !IsUtf8(parameter.name)) return Wrong(field, "bad name");
-    if (!names.insert(parameter.name).second) return Wrong(field, "twice");
-    if (parameter.group < 0) return Wrong(field, "negative group");
-    ParameterSpec spec;
-    spec.name = parameter.name;
-    spec.shape = parameter.shape;
-    const absl::StatusOr<int64_t> elements = ElementCount(spec);
-    if (!elements.ok()) return Wrong(field, elements.status().message());
-    parameter.elements = *elements;
-    total += parameter.elements;
-    if (total > kMaxTotalElements) return Wrong(field, "more than 2^40 elements in all");
+absl::Status CheckElements(ManifestParameter& parameter, absl::string_view field, int64_t* total) {
+  ParameterSpec spec;
+  spec.name = parameter.name;
+  spec.shape = parameter.shape;
+  const absl::StatusOr<int64_t> elements = ElementCount(spec);
+  if (!elements.ok()) return Wrong(field, elements.status().message());
+  parameter.elements = *elements;
+  if (!parameter.tied()) *total += parameter.elements;
+  return *total > kMaxTotalElements ? Wrong(field, "more than 2^40 elements in all") : absl::OkStatus();
+}
+
+absl::Status CheckUpdate(const ManifestParameter& parameter, absl::string_view field, int64_t applied_steps) {
+  if (parameter.weight_dtype == "F32" && parameter.update.master != Master::kNone) {
+    return Wrong(field, "a master behind F32 weights");
+  }
+  if (parameter.begin_applied_step > applied_steps) return Wrong(field, "begin_applied_step beyond applied_steps");
+  if (parameter.begin_applied_step != 0 && (parameter.frozen || parameter.tied())) {
+    return Wrong(field, "begin_applied_step without a state of its own");
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckKinds(const std::vector<ManifestKind>& kinds) {
-  std::unordered_set<std::string_view> names;
-  if (kinds.empty()) return Wrong("kind", "none");
-  for (const ManifestKind& kind : kinds) {
-    if (!IsKindName(kind.name)) return Wrong(absl::StrCat("kind \"", kind.name, "\""), "bad name");
-    if (!names.insert(kind.name).second) return Wrong(absl::StrCat("kind \"", kind.name, "\""), "twice");
+// What is tied is alike in everything that the state depends on.
+absl::Status CheckTie(const ManifestParameter& parameter, const ManifestParameter& owner, absl::string_view field) {
+  const bool alike = parameter.shape == owner.shape && parameter.weight_dtype == owner.weight_dtype &&
+                     parameter.gradient_dtype == owner.gradient_dtype && parameter.group == owner.group &&
+                     parameter.update == owner.update && parameter.frozen == owner.frozen;
+  return alike ? absl::OkStatus()
+               : Wrong(field, absl::StrCat("differs from \"", owner.name, "\", which it is tied to"));
+}
+
+absl::Status CheckParameters(std::vector<ManifestParameter>& parameters, int64_t applied_steps) {
+  std::unordered_map<std::string_view, int> numbers;
+  int64_t total = 0;
+  for (ManifestParameter& parameter : parameters) {
+    const std::string field = absl::StrCat("parameter \"", parameter.name, "\"");
+    const int number = static_cast<int>(numbers.size());
+    if (parameter.name.empty() || !IsUtf8(parameter.name)) return Wrong(field, "bad name");
+    if (parameter.group < 0) return Wrong(field, "negative group");
+    SHARDSTEP_RETURN_IF_ERROR(CheckElements(parameter, field, &total));
+    SHARDSTEP_RETURN_IF_ERROR(CheckUpdate(parameter, field, applied_steps));
+    parameter.owner = number;
+    if (parameter.tied()) {
+      const auto other = numbers.find(parameter.tied_to);
+      if (other == numbers.end()) {
+        return Wrong(field, absl::StrCat("tied_to \"", parameter.tied_to, "\" is no earlier parameter"));
+      }
+      parameter.owner = parameters[static_cast<size_t>(other->second)].owner;
+      SHARDSTEP_RETURN_IF_ERROR(CheckTie(parameter, parameters[static_cast<size_t>(parameter.owner)], field));
+    }
+    if (!numbers.emplace(parameter.name, number).second) return Wrong(field, "twice");
   }
   return absl::OkStatus();
 }
@@ -74,12 +99,14 @@ absl::Status CheckFile(const Manifest& manifest, const ManifestFile& file) {
   }
   int64_t end = file.data_begin_bytes;
   for (const ManifestRange& range : file.ranges) {
-    if (range.parameter < 0 || range.parameter >= static_cast<int64_t>(manifest.parameters.size()) || range.kind < 0 ||
-        range.kind >= static_cast<int64_t>(manifest.kinds.size())) {
-      return absl::DataLossError(
-          absl::StrCat("range of parameter ", range.parameter, ", kind ", range.kind, ", which are not in the tables"));
+    if (range.parameter < 0 || range.parameter >= static_cast<int64_t>(manifest.parameters.size())) {
+      return absl::DataLossError(absl::StrCat("range of parameter ", range.parameter, ", which is not in the tables"));
     }
     const ManifestParameter& parameter = manifest.parameters[static_cast<size_t>(range.parameter)];
+    if (!parameter.Has(range.kind)) {
+      return absl::DataLossError(
+          absl::StrCat("range of \"", parameter.name, "\", kind \"", Name(range.kind), "\", which it does not have"));
+    }
     if (range.begin_element < 0 || range.begin_element >= range.end_element || range.end_element > parameter.elements ||
         range.begin_element % ShardLayout::kBlockElements != 0 ||
         (range.end_element % ShardLayout::kBlockElements != 0 && range.end_element != parameter.elements)) {
@@ -107,17 +134,17 @@ absl::Status CheckCoverage(const Manifest& manifest) {
   });
   auto next = ranges.begin();
   for (int p = 0; p < static_cast<int>(manifest.parameters.size()); ++p) {
-    for (int k = 0; k < static_cast<int>(manifest.kinds.size()); ++k) {
+    const ManifestParameter& parameter = manifest.parameters[static_cast<size_t>(p)];
+    for (const StateKind kind : kStateKinds) {
       int64_t end = 0;
       absl::string_view problem;
-      for (; next != ranges.end() && (*next)->parameter == p && (*next)->kind == k && problem.empty(); ++next) {
+      for (; next != ranges.end() && (*next)->parameter == p && (*next)->kind == kind && problem.empty(); ++next) {
         if ((*next)->begin_element < end) problem = "overlap";
         if ((*next)->begin_element > end) problem = "gap";
         if (problem.empty()) end = (*next)->end_element;
       }
-      if (problem.empty() && end == manifest.parameters[static_cast<size_t>(p)].elements) continue;
-      return absl::DataLossError(absl::StrCat("parameter \"", manifest.parameters[static_cast<size_t>(p)].name,
-                                              "\", kind \"", manifest.kinds[static_cast<size_t>(k)].name,
+      if (problem.empty() && end == (parameter.Has(kind) ? parameter.elements : 0)) continue;
+      return absl::DataLossError(absl::StrCat("parameter \"", parameter.name, "\", kind \"", Name(kind),
                                               "\": ", problem.empty() ? "gap" : problem, " near element ", end));
     }
   }
@@ -128,8 +155,7 @@ absl::Status CheckCoverage(const Manifest& manifest) {
 
 absl::Status CheckManifest(Manifest* manifest) {
   SHARDSTEP_RETURN_IF_ERROR(CheckCounters(*manifest));
-  SHARDSTEP_RETURN_IF_ERROR(CheckParameters(manifest->parameters));
-  SHARDSTEP_RETURN_IF_ERROR(CheckKinds(manifest->kinds));
+  SHARDSTEP_RETURN_IF_ERROR(CheckParameters(manifest->parameters, manifest->applied_steps));
   if (manifest->files.empty() || manifest->files.size() > kMaxFiles) return Wrong("file", "none, or more than 2^20");
   for (size_t i = 0; i < manifest->files.size(); ++i) {
     SHARDSTEP_RETURN_IF_ERROR(

@@ -6,7 +6,7 @@
 namespace shardstep {
 
 /// Whether a manifest is consistent in itself; DataLoss names the first field, parameter or file that is not. Fills in
-/// the parameters' element counts. Time and memory follow the size of the manifest, not the numbers in it.
+/// the parameters' element counts and owners. Time and memory follow the size of the manifest, not the numbers in it.
 absl::Status CheckManifest(Manifest* manifest);
 
 }  // namespace shardstep
