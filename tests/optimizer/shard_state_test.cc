@@ -225,10 +225,10 @@ TEST(ShardStateTest, BytesOfAddsUpWhatIsNotFrozen) {
   EXPECT_EQ(ShardState::BytesOf(*layout, kNoSums),
             (ShardState::Bytes{.master_bytes = 4 * half, .moment_bytes = 8 * (half + 1024)}));
   EXPECT_EQ(ShardState::BytesOf(*layout, kBothSums).sum_bytes, 8 * (half + 1024));
-  EXPECT_EQ(ShardState::BytesOf(*layout, kAccumulator).total_bytes(), 16 * half + 12 * 1024);
+  EXPECT_EQ(ShardState::BytesOf(*layout, kAccumulator).total_bytes(), 16 * half + int64_t{12} * 1024);
   const int frozen = layout->buckets_of(2)[0];
   EXPECT_EQ(ShardState::BytesOf(*layout, frozen, kAccumulator),
-            (ShardState::Bytes{.master_bytes = 4 * 2048, .moment_bytes = 8 * 2048, .sum_bytes = 4 * 2048}));
+            (ShardState::Bytes{.master_bytes = 8192, .moment_bytes = 16384, .sum_bytes = 8192}));
 }
 
 // Memory that no machine has is refused by name, and nothing has changed.
