@@ -28,13 +28,14 @@ class DelayingCommunicator : public Communicator {
   int rank() const override { return inner_->rank(); }
   int world_size() const override { return inner_->world_size(); }
   CommunicatorTraits traits() const override { return inner_->traits(); }
-  absl::Status Allocate(absl::Span<const BucketExtent> buckets) override { return inner_->Allocate(buckets); }
+  absl::Status Allocate(const ArenaRequest& request) override { return inner_->Allocate(request); }
   BufferView gradients() override { return inner_->gradients(); }
   BufferView weights() override { return inner_->weights(); }
 
-  absl::Status Exchange(int bucket, int64_t micro_step, Stream& stream) override {
+  absl::Status Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions,
+                        Stream& stream) override {
     Delay(1, bucket, micro_step, stream);
-    return inner_->Exchange(bucket, micro_step, stream);
+    return inner_->Exchange(bucket, micro_step, contributions, stream);
   }
   absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) override {
     Delay(2, bucket, micro_step, stream);
@@ -53,7 +54,7 @@ class DelayingCommunicator : public Communicator {
     Delay(5, 0, reductions_.fetch_add(1), stream);
     return inner_->AllReduceSmall(reduction, stream);
   }
-  absl::Span<Bf16* const> Destinations(int bucket) override { return inner_->Destinations(bucket); }
+  absl::Span<void* const> Destinations(int bucket) override { return inner_->Destinations(bucket); }
   absl::Status Publish(int bucket, int64_t step, Stream& stream) override {
     Delay(6, bucket, step, stream);
     return inner_->Publish(bucket, step, stream);

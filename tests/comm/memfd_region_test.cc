@@ -18,7 +18,7 @@ class MemfdRegionTest : public testing::Test {
 };
 
 TEST_F(MemfdRegionTest, AnotherProcessSeesAndChangesTheSameMemory) {
-  auto owned = provider_->Create(10'000, "weights");
+  auto owned = provider_->Create(10'000, PageBacking::kOnCreation, "weights");
   ASSERT_TRUE(owned.ok()) << owned.status();
   for (int64_t i = 0; i < 10'000; ++i) ASSERT_EQ((*owned)->view().as<uint8_t>()[i], 0);
   (*owned)->view().as<uint8_t>()[9'999] = 42;
@@ -26,7 +26,7 @@ TEST_F(MemfdRegionTest, AnotherProcessSeesAndChangesTheSameMemory) {
   const pid_t child = fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    auto opened = provider_->Open(handle, 10'000, PageAccess::kWrite, "weights");
+    auto opened = provider_->Open(handle, 10'000, PageAccess::kWrite, PageBacking::kOnCreation, "weights");
     if (!opened.ok() || (*opened)->view().as<uint8_t>()[9'999] != 42) _exit(1);
     (*opened)->view().as<uint8_t>()[0] = 43;
     _exit(0);
@@ -38,39 +38,42 @@ TEST_F(MemfdRegionTest, AnotherProcessSeesAndChangesTheSameMemory) {
 }
 
 TEST_F(MemfdRegionTest, AnOpenedRegionOutlivesItsOwner) {
-  auto owned = provider_->Create(4096, "arena");
+  auto owned = provider_->Create(4096, PageBacking::kOnCreation, "arena");
   ASSERT_TRUE(owned.ok());
   (*owned)->view().as<uint8_t>()[5] = 6;
-  auto opened = provider_->Open((*owned)->Export(1), 4096, PageAccess::kRead, "arena");
+  auto opened = provider_->Open((*owned)->Export(1), 4096, PageAccess::kRead, PageBacking::kOnCreation, "arena");
   ASSERT_TRUE(opened.ok()) << opened.status();
   owned->reset();
   EXPECT_EQ((*opened)->view().as<uint8_t>()[5], 6);
 }
 
 TEST_F(MemfdRegionTest, HandlesThatDoNotFitAreRefusedByName) {
-  auto owned = provider_->Create(4096, "arena");
+  auto owned = provider_->Create(4096, PageBacking::kOnCreation, "arena");
   ASSERT_TRUE(owned.ok());
   const std::string handle = (*owned)->Export(1);
-  const absl::Status size = provider_->Open(handle, 8192, PageAccess::kRead, "arena of rank 3").status();
+  const absl::Status size =
+      provider_->Open(handle, 8192, PageAccess::kRead, PageBacking::kOnCreation, "arena of rank 3").status();
   EXPECT_EQ(size.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(size.message()), testing::StartsWith("arena of rank 3: /proc/"));
   owned->reset();
-  EXPECT_EQ(provider_->Open(handle, 4096, PageAccess::kRead, "arena").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(provider_->Open("nonsense", 4096, PageAccess::kRead, "arena").status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(provider_->Open(handle, 4096, PageAccess::kRead, PageBacking::kOnCreation, "arena").status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(provider_->Open("nonsense", 4096, PageAccess::kRead, PageBacking::kOnCreation, "arena").status().code(),
+            absl::StatusCode::kInternal);
 }
 
 TEST_F(MemfdRegionTest, AReusedDescriptorIsNotMistakenForTheRegion) {
-  auto first = provider_->Create(4096, "first");
+  auto first = provider_->Create(4096, PageBacking::kOnCreation, "first");
   const std::string stale = (*first)->Export(1);
   first->reset();
-  auto second = provider_->Create(4096, "second");  // the same descriptor number
+  auto second = provider_->Create(4096, PageBacking::kOnCreation, "second");  // the same descriptor number
   ASSERT_TRUE(second.ok());
-  EXPECT_EQ(provider_->Open(stale, 4096, PageAccess::kRead, "first").status().code(),
+  EXPECT_EQ(provider_->Open(stale, 4096, PageAccess::kRead, PageBacking::kOnCreation, "first").status().code(),
             absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(MemfdRegionTest, TheSizeIsSealed) {
-  auto owned = provider_->Create(4096, "arena");
+  auto owned = provider_->Create(4096, PageBacking::kOnCreation, "arena");
   ASSERT_TRUE(owned.ok());
   const std::string handle = (*owned)->Export(1);
   const size_t space = handle.find(' ');
@@ -81,7 +84,8 @@ TEST_F(MemfdRegionTest, TheSizeIsSealed) {
 // O2: the limit on file size ends in an error, not in SIGXFSZ.
 TEST_F(MemfdRegionTest, TooLittleIsResourceExhausted) {
   const int64_t size_bytes = AvailableMemoryBytes() + (int64_t{1} << 30);
-  const absl::Status status = provider_->Create(size_bytes, "gradient arena of rank 1").status();
+  const absl::Status status =
+      provider_->Create(size_bytes, PageBacking::kOnCreation, "gradient arena of rank 1").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), testing::AllOf(testing::StartsWith("gradient arena of rank 1: "),
                                                             testing::HasSubstr(absl::StrCat(size_bytes))));
@@ -89,7 +93,7 @@ TEST_F(MemfdRegionTest, TooLittleIsResourceExhausted) {
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{4096, before.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const absl::Status limited = provider_->Create(8192, "arena").status();
+  const absl::Status limited = provider_->Create(8192, PageBacking::kOnCreation, "arena").status();
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   EXPECT_EQ(limited.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(limited.message()), testing::HasSubstr("ulimit -f"));

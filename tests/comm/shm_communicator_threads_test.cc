@@ -1,9 +1,12 @@
+#include "shardstep/comm/bf16.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
 #include "shardstep/tests/comm/communicator_contract.h"
 #include "shardstep/tests/comm/rank_threads.h"
 
 namespace shardstep {
 namespace {
+
+constexpr BucketExtent kOneBucket[] = {{.shard_elements = 64}};
 
 ContractBackend ShmThreads(int world_size) {
   return {.name = absl::StrCat("Ranks", world_size),
@@ -39,13 +42,83 @@ TEST(ShmCommunicatorTest, DestinationsLieInTheOneCopyOfTheWeights) {
   RunRankThreads(2, [](Rendezvous& rendezvous) {
     auto communicator = CreateShmCommunicator(rendezvous, {});
     ASSERT_TRUE(communicator.ok()) << communicator.status();
-    ASSERT_TRUE((*communicator)->Allocate({{0, 64}}).ok());
+    ASSERT_TRUE((*communicator)->Allocate({.buckets = kOneBucket}).ok());
     ASSERT_EQ((*communicator)->Destinations(0).size(), 1u);
-    (*communicator)->Destinations(0)[0]->bits = static_cast<uint16_t>(7 + rendezvous.rank());
+    StoreBits((*communicator)->Destinations(0)[0], DType::kBf16, 0, static_cast<uint32_t>(7 + rendezvous.rank()));
     ASSERT_TRUE(rendezvous.AllGatherBytes("written", "", absl::Minutes(1)).ok());
     EXPECT_EQ((*communicator)->weights().as<Bf16>()[0].bits, 7);
     EXPECT_EQ((*communicator)->weights().as<Bf16>()[64].bits, 8);
     ASSERT_TRUE(rendezvous.AllGatherBytes("read", "", absl::Minutes(1)).ok());
+  });
+}
+
+// The own copy first, then those of the others in ascending order.
+TEST(ShmCommunicatorTest, DestinationsOfPrivateWeightsAreTheCopiesOfAllRanks) {
+  RunRankThreads(3, [](Rendezvous& rendezvous) {
+    auto communicator = CreateShmCommunicator(rendezvous, {});
+    ASSERT_TRUE(communicator.ok()) << communicator.status();
+    ASSERT_TRUE((*communicator)->Allocate({.buckets = kOneBucket, .private_weights = true}).ok());
+    const absl::Span<void* const> destinations = (*communicator)->Destinations(0);
+    ASSERT_EQ(destinations.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) {
+      StoreBits(destinations[i], DType::kBf16, 0, static_cast<uint32_t>(10 * (rendezvous.rank() + 1)) + i);
+    }
+    ASSERT_TRUE(rendezvous.AllGatherBytes("written", "", absl::Minutes(1)).ok());
+    const uint16_t expected[3][3] = {{10, 21, 31}, {11, 20, 32}, {12, 22, 30}};
+    for (int owner = 0; owner < 3; ++owner) {
+      EXPECT_EQ((*communicator)->weights().as<Bf16>()[owner * 64].bits, expected[rendezvous.rank()][owner])
+          << "shard " << owner << " as rank " << rendezvous.rank() << " sees it";
+    }
+    ASSERT_TRUE(rendezvous.AllGatherBytes("read", "", absl::Minutes(1)).ok());
+  });
+}
+
+TEST(ShmCommunicatorTest, WhatOnlyJoinsHostsIsRefusedByName) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
+    EXPECT_FALSE((*CreateShmCommunicator(rendezvous, {}))->traits().joins_hosts);
+    EXPECT_EQ((*CreateShmCommunicator(rendezvous, {}))->Allocate({.buckets = kOneBucket, .contributions = 2}),
+              absl::InvalidArgumentError("rank 0: contributions = 2, shared memory takes none"));
+    std::byte memory[256];
+    EXPECT_EQ((*CreateShmCommunicator(rendezvous, {}))->Allocate({.buckets = kOneBucket, .weights = {memory, 256}}),
+              absl::InvalidArgumentError("rank 0: weights: shared memory does not take weights that exist"));
+    ASSERT_TRUE(rendezvous.AllGatherBytes("done", "", absl::Minutes(1)).ok());
+  });
+}
+
+// Ranks of a larger job are called by its numbers, wherever a message names them.
+TEST(ShmCommunicatorTest, MessagesCallRanksByTheirNames) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
+    const bool is_first = rendezvous.rank() == 0;
+    const SharedMemoryOptions options{.wait_deadline = absl::Milliseconds(100), .rank_names = {3, 7}};
+    SharedMemoryOptions elsewhere = options;
+    elsewhere.host_id = is_first ? "blue" : "green";
+    EXPECT_EQ(CreateShmCommunicator(rendezvous, elsewhere).status(),
+              absl::FailedPreconditionError("Create: host_id differs: rank 3 has blue, rank 7 has green"));
+    const BucketExtent bucket{.shard_elements = is_first ? 64 : 128};
+    EXPECT_EQ(
+        (*CreateShmCommunicator(rendezvous, options))->Allocate({.buckets = {&bucket, 1}}),
+        absl::FailedPreconditionError("Allocate: bucket 0 differs: rank 3 has shard_elements = 64, rank 7 has 128"));
+    auto communicator = CreateShmCommunicator(rendezvous, options);
+    ASSERT_TRUE(communicator.ok()) << communicator.status();
+    ASSERT_TRUE((*communicator)->Allocate({.buckets = kOneBucket}).ok());
+    if (is_first) {
+      InlineStream stream;
+      ASSERT_TRUE((*communicator)->AwaitSlices(0, 0, stream).ok());
+      EXPECT_EQ(stream.status().message(),
+                "AwaitSlices of bucket 0, micro-step 0: ranks 3, 7 did not arrive within 100ms");
+    }
+    ASSERT_TRUE(rendezvous.AllGatherBytes("waited", "", absl::Minutes(1)).ok());
+    if (!is_first) (*communicator)->Abort(absl::InternalError("enough"));
+    ASSERT_TRUE(rendezvous.AllGatherBytes("aborted", "", absl::Minutes(1)).ok());
+    EXPECT_EQ((*communicator)->AsyncStatus().message(), "rank 7 aborted: enough");
+    ASSERT_TRUE(rendezvous.AllGatherBytes("done", "", absl::Minutes(1)).ok());
+  });
+}
+
+TEST(ShmCommunicatorTest, NamesForOtherThanAllRanksAreRefused) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
+    EXPECT_EQ(CreateShmCommunicator(rendezvous, {.rank_names = {3}}).status(),
+              absl::InvalidArgumentError("rank 0: rank_names: 1 names for 2 ranks"));
   });
 }
 
