@@ -38,6 +38,8 @@ struct CommunicatorLevels {
   /// One level.
   CommunicatorLevels(std::unique_ptr<Communicator> all_ranks) : host(std::move(all_ranks)) {}  // NOLINT: a conversion
 
+  /// What the communicators meet over, where nobody else owns it.
+  std::vector<std::unique_ptr<Rendezvous>> rendezvous;
   /// Among the ranks of this host; with one level among all ranks of the job.
   std::unique_ptr<Communicator> host;
   /// Among the ranks of this rank's rail, in the order of hosts; nullptr with one level.
