@@ -99,8 +99,8 @@ class Communicator {
   virtual absl::Span<const Slice> slices(int bucket, int64_t micro_step) = 0;
   /// This rank has read its slices of `bucket` (in stream order).
   virtual absl::Status Release(int bucket, int64_t micro_step, Stream& stream) = 0;
-  /// Later work on `stream` may overwrite this rank's gradients or contributions of `bucket`: every owner has released
-  /// `micro_step`, or has a copy.
+  /// Later work on `stream` may overwrite this rank's gradients or contributions of `bucket`: this rank has released
+  /// `micro_step`, and so has every other owner, or it has a copy.
   virtual absl::Status AwaitReleased(int bucket, int64_t micro_step, Stream& stream) = 0;
 
   /// In place; `reduction` must live until the stream has passed it. Completion proves that every rank has come here.

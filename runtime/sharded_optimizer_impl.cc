@@ -201,7 +201,7 @@ absl::Status ShardedOptimizer::Impl::TakeOver(const std::vector<int>& frozen, co
   for (int b = 0; b < layout_.bucket_count(); ++b) {
     if (!groups_.active(b)) state_.Freeze(b);
   }
-  return scheduler_->Replan(scheduler_->plan().input.micro_steps);
+  return scheduler_->TakeOverGroups();
 }
 
 // ---- The model as a whole ----------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ absl::Status ShardedOptimizer::Impl::Initialize(const FillMaster& fill) {
 // After a meeting, as ranks take different times to fill or load their shards.
 absl::Status ShardedOptimizer::Impl::FinishModel(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Agree(call, absl::OkStatus()));
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Replan(scheduler_->plan().input.micro_steps));
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->TakeOverGroups());
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->ShareWeights(AllBuckets(layout_)));
   initialized_ = true;
   return absl::OkStatus();

@@ -15,7 +15,6 @@ class PlanBuilder {
     plan_.two_levels = Communicates() && traits.network.has_value();
     plan_.gradients = HandleGradients(input, traits);
     const bool slices_stay = !Communicates() || (outer_.slices_persist && !plan_.two_levels);
-    plan_.kernels_read_gradients = plan_.gradients.local_sums || traits.host.slices_persist || !Communicates();
     // Whether the last micro-step's slices are summed once more by Update, or are all in the accumulator by then.
     updates_from_slices_ = input.look_for_non_finite ? !plan_.gradients.accumulator : slices_stay;
   }

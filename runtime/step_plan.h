@@ -90,8 +90,6 @@ struct StepPlan {
   StepPlanInput input;
   GradientHandling gradients;
   bool two_levels = false;
-  /// Kernels read this rank's own gradients where the caller wrote them, so their next writer waits for kernels too.
-  bool kernels_read_gradients = true;
   std::vector<StepNode> nodes;
   /// Range boundaries: nodes of (micro_step, bucket) start at starts[micro_step * bucket_count + bucket]; the last
   /// entry is where the decision starts.

@@ -158,9 +158,7 @@ absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
 
 namespace {
 
-bool ReadsGradients(const StepNode& node) {
-  return node.read_slices || node.op == StepOp::kRelease || node.op == StepOp::kAccumulate;
-}
+bool ReadsGradients(const StepNode& node) { return node.read_slices || node.op == StepOp::kAccumulate; }
 
 }  // namespace
 
@@ -174,7 +172,7 @@ absl::Status StepScheduler::Issue(int first, int last) {
     if (!launch_error_.ok()) return Healthy();
     done_[i] = stream.Record();
     if (ReadsGradients(node)) read_done_[node.bucket] = done_[i];
-    if (node.op == StepOp::kUpdate || node.op == StepOp::kPublish) weights_done_[node.bucket] = done_[i];
+    if (node.op == StepOp::kUpdate) weights_done_[node.bucket] = done_[i];
   }
   return absl::OkStatus();
 }
@@ -208,9 +206,10 @@ absl::Status StepScheduler::AwaitWritable(int p) {
   for (const int b : r_.layout->buckets_of(p)) {
     if (bucket_writable_[b]) continue;
     const Stopwatch exposed(&exposed_ns_);
-    r_.caller->Wait(read_done_[b]);
     const int64_t last_exchange = launcher_.last_exchange(b);
-    if (!plan_.gradients.local_sums && last_exchange >= 0) {
+    if (!plan_.communicates() || plan_.gradients.local_sums) {
+      r_.caller->Wait(read_done_[b]);
+    } else if (last_exchange >= 0) {
       SHARDSTEP_RETURN_IF_ERROR(r_.host->AwaitReleased(b, last_exchange, *r_.caller));
     }
     bucket_writable_[b] = true;
@@ -269,9 +268,10 @@ StepScheduler::GradientState StepScheduler::StateOfTied(int p) const {
 absl::Status StepScheduler::AwaitPublished(int b) {
   if (bucket_published_[b]) return absl::OkStatus();
   const Stopwatch exposed(&exposed_ns_);
-  r_.caller->Wait(weights_done_[b]);
   if (plan_.communicates()) {
     SHARDSTEP_RETURN_IF_ERROR(r_.host->AwaitPublished(b, position_.step - 1, *r_.caller));
+  } else {
+    r_.caller->Wait(weights_done_[b]);
   }
   bucket_published_[b] = true;
   return absl::OkStatus();
@@ -313,9 +313,14 @@ absl::Status StepScheduler::Replan(int64_t micro_steps) {
   SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("a change of the plan"));
   plan_ = MakePlan(r_, micro_steps);
   done_.assign(plan_.nodes.size(), Event());
-  launcher_.TakeOverGroups();
   BeginMicroStep();
   return absl::OkStatus();
+}
+
+absl::Status StepScheduler::TakeOverGroups() {
+  SHARDSTEP_RETURN_IF_ERROR(Settle("a change of groups"));
+  launcher_.TakeOverGroups();
+  return Replan(plan_.input.micro_steps);
 }
 
 absl::Status StepScheduler::CheckParameter(int p, absl::string_view call) const {

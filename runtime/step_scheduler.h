@@ -30,10 +30,10 @@ class StepScheduler {
   absl::Status Step(const StepArguments& arguments);
   absl::Status WeightsReady(int p);
   absl::StatusOr<StepRecord> FinishStep();
-  /// Plans the steps that follow: `micro_steps` >= 1, groups and frozen parameters as they are now. Between steps, with
-  /// the running sums that the new plan needs.
+  /// Plans the steps that follow: `micro_steps` >= 1. Between steps, with the running sums that the new plan needs.
   absl::Status Replan(int64_t micro_steps);
-
+  /// The groups have changed, or what is frozen. Between steps, and the last one is finished.
+  absl::Status TakeOverGroups();
   /// Collective, between steps: what owners have written into their shards of `buckets` becomes every rank's weights.
   absl::Status ShareWeights(absl::Span<const int> buckets);
 
@@ -90,8 +90,8 @@ class StepScheduler {
   std::vector<bool> bucket_writable_;     // by bucket, in this micro-step
   std::vector<bool> bucket_published_;    // by bucket: the caller has waited for the last step's weights
   std::vector<Event> done_;               // by node
-  std::vector<Event> read_done_;          // by bucket: this rank has read its latest slices
-  std::vector<Event> weights_done_;       // by bucket: this rank has published its latest shard
+  std::vector<Event> read_done_;          // by bucket: this rank's kernels have read its latest gradients
+  std::vector<Event> weights_done_;       // by bucket: this rank has updated its shard
   Event step_done_;
 
   int64_t step_begin_ns_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
 
 namespace shardstep {
 namespace {
@@ -22,10 +23,6 @@ bool Conflict(const std::vector<MemoryAccess>& a, const std::vector<MemoryAccess
 }
 
 RecorderStream& AsRecorder(Stream& stream) { return static_cast<RecorderStream&>(stream); }
-
-std::string LabelOf(const char* operation, int bucket, int64_t count, int rank) {
-  return absl::StrCat(operation, " ", bucket, " ", count, " of rank ", rank);
-}
 
 }  // namespace
 
@@ -48,6 +45,12 @@ void Recording::AddEdge(int earlier, int waiter, const std::string& key) {
 void Recording::AddEdgeToLabel(const std::string& label, int waiter, const std::string& key) {
   keys_.insert(key);
   if (deleted_.count(key) == 0) label_edges_.push_back({label, waiter});
+}
+
+int Recording::AppendTransfer(int after, const std::string& name, std::vector<MemoryAccess> accesses) {
+  const int item = Append(--transfers_, name, std::move(accesses));
+  items_[item].after.push_back(after);
+  return item;
 }
 
 std::vector<std::vector<bool>> Recording::Reachability(std::vector<std::string>* problems) const {
@@ -143,7 +146,7 @@ void RecorderStream::Wait(const Event& event) {
 absl::Status RecorderKernels::Reduce(const ReduceArgs& args, Stream& stream) {
   const int64_t bucket_hint = args.segments.empty() ? -1 : args.segments.front().parameter;
   AsRecorder(stream).Append(
-      absl::StrCat("Reduce from parameter ", bucket_hint, " micro-batch ", args.first_micro_batch), Accesses(args));
+      absl::StrCat("Reduce from parameter ", bucket_hint, " micro-batch ", args.sum.first_micro_batch), Accesses(args));
   return absl::OkStatus();
 }
 
@@ -158,98 +161,170 @@ absl::Status RecorderKernels::Zero(const ZeroArgs& args, Stream& stream) {
   return absl::OkStatus();
 }
 
+absl::Status RecorderKernels::Copy(const CopyArgs& args, Stream& stream) {
+  AsRecorder(stream).Append("Copy", Accesses(args));
+  return absl::OkStatus();
+}
+
 // ---- RecorderCommunicator ------------------------------------------------------------------------------------------
 
-RecorderCommunicator::RecorderCommunicator(Recording* recording, RecorderWorld* world, int rank,
-                                           std::vector<BucketExtent> buckets)
-    : recording_(recording), world_(world), rank_(rank), buckets_(std::move(buckets)) {
-  int64_t largest = 0;
-  for (const BucketExtent& bucket : buckets_) {
-    Bf16* arena = world_->weights[rank_ % static_cast<int>(world_->weights.size())].data();
-    destinations_.push_back(arena + bucket.begin_element + rank_ * bucket.shard_elements);
-    largest = std::max(largest, bucket.shard_elements * world_->world_size);
+void RecorderGroup::MakeArenas(int64_t gradient_bytes, int64_t weight_bytes, bool private_weights) {
+  gradients.assign(world_size, Arena(gradient_bytes));
+  own_weights.assign(private_weights ? world_size : 1, Arena(weight_bytes));
+  for (int r = 0; r < world_size; ++r) {
+    Arena& arena = own_weights[private_weights ? r : 0];
+    weights.push_back({arena.data(), weight_bytes});
   }
-  slices_.resize(buckets_.size());
-  landing_.assign(world_->traits.landing_buckets, std::vector<Bf16>(largest));
+}
+
+RecorderCommunicator::RecorderCommunicator(Recording* recording, RecorderGroup* group, int rank,
+                                           std::vector<BucketExtent> buckets, int contributions)
+    : recording_(recording),
+      group_(group),
+      rank_(rank),
+      buckets_(std::move(buckets)),
+      contributions_(contributions),
+      destinations_(buckets_.size()),
+      slices_(buckets_.size()) {
+  int64_t largest_elements = 0;
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    const BucketExtent& extent = buckets_[b];
+    largest_elements = std::max(largest_elements, extent.shard_elements);
+    const int64_t begin = extent.weight_begin_byte + rank_ * extent.shard_elements * SizeBytes(extent.weight_dtype);
+    std::set<std::byte*> copies;
+    // A network's owner writes its own copy only; the others are sent.
+    for (int i = 0; i < group_->world_size; ++i) {
+      std::byte* const copy = group_->weights[(rank_ + i) % group_->world_size].data + begin;
+      if ((persists() || i == 0) && copies.insert(copy).second) destinations_[b].push_back(copy);
+    }
+  }
+  const int64_t slices = group_->world_size * std::max(1, contributions_);
+  landing_.assign(group_->traits.landing_buckets,
+                  std::vector<std::byte>(slices * largest_elements * SizeBytes(DType::kFp32)));
 }
 
 std::string RecorderCommunicator::Key(const char* operation, int bucket, int64_t count, int64_t per_step) const {
-  return absl::StrCat(operation, " bucket ", bucket, " number ", count % per_step);
+  const std::string level = group_->name.substr(0, group_->name.find(' '));
+  return absl::StrCat(level, " ", operation, " bucket ", bucket, " number ", count % per_step);
 }
 
-std::vector<MemoryAccess> RecorderCommunicator::Bucket(std::vector<Bf16>& arena, int bucket, bool write) const {
-  const BucketExtent& extent = buckets_[bucket];
-  return {{.begin = arena.data() + extent.begin_element,
-           .size_bytes = extent.shard_elements * world_->world_size * static_cast<int64_t>(sizeof(Bf16)),
-           .write = write}};
+std::string RecorderCommunicator::Label(const char* operation, int bucket, int64_t count, int rank) const {
+  return absl::StrCat(operation, " ", bucket, " ", count, " of rank ", rank, " of ", group_->name);
+}
+
+void RecorderCommunicator::AwaitAll(const char* operation, int bucket, int64_t count, int item,
+                                    const std::string& key) {
+  for (int r = 0; r < group_->world_size; ++r) {
+    recording_->AddEdgeToLabel(Label(operation, bucket, count, r), item, key);
+  }
+}
+
+MemoryAccess RecorderCommunicator::Shards(const void* data, int bucket, DType dtype, int first, int shards,
+                                          bool write) const {
+  const int64_t shard_bytes = buckets_[bucket].shard_elements * SizeBytes(dtype);
+  return {static_cast<const std::byte*>(data) + first * shard_bytes, shards * shard_bytes, write};
 }
 
 BufferView RecorderCommunicator::gradients() {
-  std::vector<Bf16>& arena = world_->gradients[rank_];
-  return {reinterpret_cast<std::byte*>(arena.data()), static_cast<int64_t>(arena.size() * sizeof(Bf16))};
+  if (contributions_ > 0) return {};
+  RecorderGroup::Arena& arena = group_->gradients[rank_];
+  return {arena.data(), static_cast<int64_t>(arena.size())};
 }
 
-BufferView RecorderCommunicator::weights() {
-  std::vector<Bf16>& arena = world_->weights[rank_ % static_cast<int>(world_->weights.size())];
-  return {reinterpret_cast<std::byte*>(arena.data()), static_cast<int64_t>(arena.size() * sizeof(Bf16))};
-}
-
-absl::Status RecorderCommunicator::Exchange(int bucket, int64_t micro_step, Stream& stream) {
+absl::Status RecorderCommunicator::Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions,
+                                            Stream& stream) {
   ++operations_["Exchange"];
-  std::vector<MemoryAccess> accesses;
-  if (!world_->traits.slices_persist) {
-    accesses = Bucket(world_->gradients[rank_], bucket, false);
-    std::vector<Bf16>& slot = landing_[exchanges_++ % world_->traits.landing_buckets];
-    const int64_t shard = buckets_[bucket].shard_elements;
-    accesses.push_back({slot.data(), shard * world_->world_size * static_cast<int64_t>(sizeof(Bf16)), true});
-    slices_[bucket].clear();
-    for (int r = 0; r < world_->world_size; ++r) slices_[bucket].push_back({slot.data() + r * shard, r});
+  EXPECT_EQ(static_cast<int>(contributions.size()), contributions_);
+  const int item = AsRecorder(stream).Append(Key("Exchange", bucket, micro_step, group_->exchanges_per_step), {});
+  recording_->Label(item, Label("Exchange", bucket, micro_step, rank_));
+  if (persists()) return absl::OkStatus();
+  if (contributions_ > 0) {
+    StartTransfers(item, bucket, micro_step, contributions);
+  } else {
+    const BucketExtent& extent = buckets_[bucket];
+    const Slice own{.data = gradients().data + extent.gradient_begin_byte, .dtype = extent.gradient_dtype};
+    StartTransfers(item, bucket, micro_step, {&own, 1});
   }
-  const int item = AsRecorder(stream).Append(Key("Exchange", bucket, micro_step, world_->micro_steps), accesses);
-  recording_->Label(item, LabelOf("Exchange", bucket, micro_step, rank_));
   return absl::OkStatus();
+}
+
+// What is sent is read, and what comes lands, while the streams go on.
+void RecorderCommunicator::StartTransfers(int exchange_item, int bucket, int64_t micro_step,
+                                          absl::Span<const Slice> sent) {
+  std::vector<std::byte>& slot = landing_[exchanges_++ % group_->traits.landing_buckets];
+  std::vector<Slice>& slices = slices_[bucket];
+  slices.clear();
+  std::vector<MemoryAccess> reads, writes;
+  std::byte* next = slot.data();
+  for (int r = 0; r < group_->world_size; ++r) {
+    for (const Slice& slice : sent) {
+      Slice landed = slice;
+      landed.rank = r;
+      if (r == rank_) {
+        landed.data = Shards(slice.data, bucket, slice.dtype, rank_, 1, false).begin;
+      } else {
+        landed.data = next;
+        writes.push_back(Shards(next, bucket, slice.dtype, 0, 1, true));
+        next += writes.back().size_bytes;
+        reads.push_back(Shards(slice.data, bucket, slice.dtype, r, 1, false));
+      }
+      slices.push_back(landed);
+    }
+  }
+  const int send = recording_->AppendTransfer(exchange_item, "send of " + Label("Exchange", bucket, micro_step, rank_),
+                                              std::move(reads));
+  recording_->Label(send, Label("Sent", bucket, micro_step, rank_));
+  const int receive = recording_->AppendTransfer(
+      exchange_item, "landing of " + Label("Exchange", bucket, micro_step, rank_), std::move(writes));
+  recording_->Label(receive, Label("Landed", bucket, micro_step, rank_));
+  for (int r = 0; r < group_->world_size; ++r) {
+    recording_->AddNaturalEdgeToLabel(Label("Exchange", bucket, micro_step, r), receive);
+    recording_->AddNaturalEdgeToLabel(Label("Exchange", bucket, micro_step, r), send);
+  }
 }
 
 absl::Status RecorderCommunicator::AwaitSlices(int bucket, int64_t micro_step, Stream& stream) {
   ++operations_["AwaitSlices"];
-  const std::string key = Key("AwaitSlices", bucket, micro_step, world_->micro_steps);
+  const std::string key = Key("AwaitSlices", bucket, micro_step, group_->exchanges_per_step);
   const int item = AsRecorder(stream).Append(key, {});
-  for (int r = 0; r < world_->world_size; ++r) {
-    recording_->AddEdgeToLabel(LabelOf("Exchange", bucket, micro_step, r), item, key);
+  if (persists()) {
+    AwaitAll("Exchange", bucket, micro_step, item, key);
+  } else {
+    recording_->AddEdgeToLabel(Label("Landed", bucket, micro_step, rank_), item, key);
   }
   return absl::OkStatus();
 }
 
 absl::Span<const Slice> RecorderCommunicator::slices(int bucket, int64_t) {
-  if (world_->traits.slices_persist || world_->world_size == 1) {
-    const BucketExtent& extent = buckets_[bucket];
-    slices_[bucket].clear();
-    for (int r = 0; r < world_->world_size; ++r) {
-      slices_[bucket].push_back(
-          {world_->gradients[r].data() + extent.begin_element + rank_ * extent.shard_elements, r});
-    }
+  if (!persists()) return slices_[bucket];
+  const BucketExtent& extent = buckets_[bucket];
+  std::vector<Slice>& slices = slices_[bucket];
+  slices.clear();
+  for (int r = 0; r < group_->world_size; ++r) {
+    const std::byte* const begin = group_->gradients[r].data() + extent.gradient_begin_byte;
+    slices.push_back({.data = Shards(begin, bucket, extent.gradient_dtype, rank_, 1, false).begin,
+                      .dtype = extent.gradient_dtype,
+                      .rank = r});
   }
-  return slices_[bucket];
+  return slices;
 }
 
 absl::Status RecorderCommunicator::Release(int bucket, int64_t micro_step, Stream& stream) {
   ++operations_["Release"];
-  const int item = AsRecorder(stream).Append(Key("Release", bucket, micro_step, world_->micro_steps), {});
-  recording_->Label(item, LabelOf("Release", bucket, micro_step, rank_));
+  const int item = AsRecorder(stream).Append(Key("Release", bucket, micro_step, group_->exchanges_per_step), {});
+  recording_->Label(item, Label("Release", bucket, micro_step, rank_));
   return absl::OkStatus();
 }
 
 absl::Status RecorderCommunicator::AwaitReleased(int bucket, int64_t micro_step, Stream& stream) {
   ++operations_["AwaitReleased"];
-  const std::string key = Key("AwaitReleased", bucket, micro_step, world_->micro_steps);
+  const std::string key = Key("AwaitReleased", bucket, micro_step, group_->exchanges_per_step);
   const int item = AsRecorder(stream).Append(key, {});
-  for (int r = 0; r < world_->world_size; ++r) {
-    // Over a network the gradients are free once they are sent; in shared memory once the peers have read them.
-    if (!world_->traits.slices_persist && r == rank_) {
-      recording_->AddEdgeToLabel(LabelOf("Exchange", bucket, micro_step, r), item, key);
-    } else if (world_->traits.slices_persist && r != rank_) {
-      recording_->AddEdgeToLabel(LabelOf("Release", bucket, micro_step, r), item, key);
-    }
+  if (persists()) {
+    AwaitAll("Release", bucket, micro_step, item, key);
+  } else {
+    recording_->AddEdgeToLabel(Label("Sent", bucket, micro_step, rank_), item, key);
+    recording_->AddEdgeToLabel(Label("Release", bucket, micro_step, rank_), item, key);
   }
   return absl::OkStatus();
 }
@@ -258,21 +333,34 @@ absl::Status RecorderCommunicator::AllReduceSmall(SmallReduction*, Stream& strea
   ++operations_["AllReduceSmall"];
   // Its edges are a gate; a marker before it is what the other ranks wait for.
   const int marker = AsRecorder(stream).Append("arrival at AllReduceSmall", {});
-  recording_->Label(marker, LabelOf("AllReduceSmall", -1, reductions_, rank_));
-  const int item = AsRecorder(stream).Append("AllReduceSmall", {});
-  for (int r = 0; r < world_->world_size && world_->traits.slices_persist; ++r) {
-    if (r != rank_) recording_->AddEdgeToLabel(LabelOf("AllReduceSmall", -1, reductions_, r), item, "AllReduceSmall");
-  }
+  recording_->Label(marker, Label("AllReduceSmall", -1, reductions_, rank_));
+  const std::string key = Key("AllReduceSmall", -1, 0, 1);
+  const int item = AsRecorder(stream).Append(key, {});
+  // Over a network weights come by transfers of this rank's own, which its own stream orders: no gate is needed.
+  if (persists()) AwaitAll("AllReduceSmall", -1, reductions_, item, key);
   ++reductions_;
   return absl::OkStatus();
 }
 
 absl::Status RecorderCommunicator::Publish(int bucket, int64_t step, Stream& stream) {
   ++operations_["Publish"];
-  std::vector<MemoryAccess> accesses;
-  if (!world_->traits.slices_persist) accesses = Bucket(world_->weights[rank_], bucket, true);
-  const int item = AsRecorder(stream).Append(Key("Publish", bucket, step, 1), accesses);
-  recording_->Label(item, LabelOf("Publish", bucket, step, rank_));
+  const int item = AsRecorder(stream).Append(Key("Publish", bucket, step, 1), {});
+  recording_->Label(item, Label("Publish", bucket, step, rank_));
+  if (persists()) return absl::OkStatus();
+  const BucketExtent& extent = buckets_[bucket];
+  const std::byte* const begin = weights().data + extent.weight_begin_byte;
+  const int send = recording_->AppendTransfer(item, "send of " + Label("Publish", bucket, step, rank_),
+                                              {Shards(begin, bucket, extent.weight_dtype, rank_, 1, false)});
+  recording_->Label(send, Label("WeightsSent", bucket, step, rank_));
+  const int receive = recording_->AppendTransfer(
+      item, "landing of " + Label("Publish", bucket, step, rank_),
+      {Shards(begin, bucket, extent.weight_dtype, 0, rank_, true),
+       Shards(begin, bucket, extent.weight_dtype, rank_ + 1, group_->world_size - rank_ - 1, true)});
+  recording_->Label(receive, Label("WeightsLanded", bucket, step, rank_));
+  for (int r = 0; r < group_->world_size; ++r) {
+    recording_->AddNaturalEdgeToLabel(Label("Publish", bucket, step, r), receive);
+    recording_->AddNaturalEdgeToLabel(Label("Publish", bucket, step, r), send);
+  }
   return absl::OkStatus();
 }
 
@@ -280,8 +368,11 @@ absl::Status RecorderCommunicator::AwaitPublished(int bucket, int64_t step, Stre
   ++operations_["AwaitPublished"];
   const std::string key = Key("AwaitPublished", bucket, step, 1);
   const int item = AsRecorder(stream).Append(key, {});
-  for (int r = 0; r < world_->world_size && world_->traits.slices_persist; ++r) {
-    if (r != rank_) recording_->AddEdgeToLabel(LabelOf("Publish", bucket, step, r), item, key);
+  if (persists()) {
+    AwaitAll("Publish", bucket, step, item, key);
+  } else {
+    recording_->AddEdgeToLabel(Label("WeightsSent", bucket, step, rank_), item, key);
+    recording_->AddEdgeToLabel(Label("WeightsLanded", bucket, step, rank_), item, key);
   }
   return absl::OkStatus();
 }

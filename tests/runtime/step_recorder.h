@@ -28,6 +28,10 @@ class Recording {
   /// The same for items that are known by name, on whichever rank, once all is recorded: "Exchange 3 7 of rank 1".
   void Label(int item, const std::string& label) { labels_[label] = item; }
   void AddEdgeToLabel(const std::string& label, int waiter, const std::string& key);
+  /// An edge that is in the nature of things and no wait of anybody's.
+  void AddNaturalEdgeToLabel(const std::string& label, int waiter) { label_edges_.push_back({label, waiter}); }
+  /// Appends an item that nobody's stream orders: a transfer that is under way.
+  int AppendTransfer(int after, const std::string& name, std::vector<MemoryAccess> accesses);
 
   /// All waits, deleted ones too.
   const std::set<std::string>& keys() const { return keys_; }
@@ -55,6 +59,7 @@ class Recording {
   std::map<std::string, int> labels_;
   std::vector<LabelEdge> label_edges_;
   std::set<std::string> keys_;
+  int transfers_ = 0;
 };
 
 /// A stream that runs host work at once and records it.
@@ -87,41 +92,47 @@ class RecorderKernels : public ShardKernels {
   absl::Status Reduce(const ReduceArgs& args, Stream& stream) override;
   absl::Status Update(const UpdateArgs& args, Stream& stream) override;
   absl::Status Zero(const ZeroArgs& args, Stream& stream) override;
+  absl::Status Copy(const CopyArgs& args, Stream& stream) override;
 };
 
-/// What the ranks of a recorded job share: one weight arena, or one per rank, and every rank's gradients.
-struct RecorderWorld {
-  RecorderWorld(int size, int64_t arena_elements, CommunicatorTraits traits_to_have, int64_t micro_steps_per_step)
-      : world_size(size), traits(traits_to_have), micro_steps(micro_steps_per_step) {
-    gradients.assign(size, std::vector<Bf16>(arena_elements));
-    weights.assign(traits.slices_persist ? 1 : size, std::vector<Bf16>(arena_elements));
-  }
+/// What the ranks of one recorded communicator share: every rank's gradients, and one weight arena or one per rank.
+struct RecorderGroup {
+  using Arena = std::vector<std::byte>;
+
+  RecorderGroup(std::string group_name, int size, CommunicatorTraits traits_to_have, int64_t exchanges)
+      : name(std::move(group_name)), world_size(size), traits(traits_to_have), exchanges_per_step(exchanges) {}
+  /// Makes arenas of its own: weights once, or `private_weights`.
+  void MakeArenas(int64_t gradient_bytes, int64_t weight_bytes, bool private_weights);
+
+  std::string name;  ///< "host 0": a communicator's waits are not another's
   int world_size;
   CommunicatorTraits traits;
-  int64_t micro_steps;
-  std::vector<std::vector<Bf16>> gradients;
-  std::vector<std::vector<Bf16>> weights;
+  int64_t exchanges_per_step;
+  std::vector<Arena> gradients;
+  std::vector<Arena> own_weights;
+  std::vector<BufferView> weights;  ///< by rank
 };
 
 /// A communicator that moves nothing and records what its operations touch and wait for: as shared memory does (slices
-/// persist, one copy of the weights), or as a network does (landing ring, a copy of the weights per rank).
+/// persist), or as a network does: transfers under way that read what is sent and write a landing ring, or weights.
 class RecorderCommunicator : public Communicator {
  public:
-  RecorderCommunicator(Recording* recording, RecorderWorld* world, int rank, std::vector<BucketExtent> buckets);
+  RecorderCommunicator(Recording* recording, RecorderGroup* group, int rank, std::vector<BucketExtent> buckets,
+                       int contributions = 0);
 
   int rank() const override { return rank_; }
-  int world_size() const override { return world_->world_size; }
-  CommunicatorTraits traits() const override { return world_->traits; }
-  absl::Status Allocate(absl::Span<const BucketExtent>) override { return absl::OkStatus(); }
+  int world_size() const override { return group_->world_size; }
+  CommunicatorTraits traits() const override { return group_->traits; }
+  absl::Status Allocate(const ArenaRequest&) override { return absl::OkStatus(); }
   BufferView gradients() override;
-  BufferView weights() override;
-  absl::Status Exchange(int bucket, int64_t micro_step, Stream& stream) override;
+  BufferView weights() override { return group_->weights[rank_]; }
+  absl::Status Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions, Stream& stream) override;
   absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) override;
   absl::Span<const Slice> slices(int bucket, int64_t micro_step) override;
   absl::Status Release(int bucket, int64_t micro_step, Stream& stream) override;
   absl::Status AwaitReleased(int bucket, int64_t micro_step, Stream& stream) override;
   absl::Status AllReduceSmall(SmallReduction* reduction, Stream& stream) override;
-  absl::Span<Bf16* const> Destinations(int bucket) override { return absl::MakeConstSpan(&destinations_[bucket], 1); }
+  absl::Span<void* const> Destinations(int bucket) override { return destinations_[bucket]; }
   absl::Status Publish(int bucket, int64_t step, Stream& stream) override;
   absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) override;
   void Abort(const absl::Status&) override {}
@@ -132,16 +143,22 @@ class RecorderCommunicator : public Communicator {
   const std::map<std::string, int64_t>& operations() const { return operations_; }
 
  private:
+  bool persists() const { return group_->traits.slices_persist; }
   std::string Key(const char* operation, int bucket, int64_t count, int64_t per_step) const;
-  std::vector<MemoryAccess> Bucket(std::vector<Bf16>& arena, int bucket, bool write) const;
+  std::string Label(const char* operation, int bucket, int64_t count, int rank) const;
+  void AwaitAll(const char* operation, int bucket, int64_t count, int item, const std::string& key);
+  /// Shards [first, first + shards) of `bucket` in memory that holds the bucket's begin at `data`.
+  MemoryAccess Shards(const void* data, int bucket, DType dtype, int first, int shards, bool write) const;
+  void StartTransfers(int exchange_item, int bucket, int64_t micro_step, absl::Span<const Slice> sent);
 
   Recording* recording_;
-  RecorderWorld* world_;
+  RecorderGroup* group_;
   int rank_;
   std::vector<BucketExtent> buckets_;
-  std::vector<Bf16*> destinations_;
-  std::vector<std::vector<Slice>> slices_;
-  std::vector<std::vector<Bf16>> landing_;
+  int contributions_;
+  std::vector<std::vector<void*>> destinations_;  // by bucket
+  std::vector<std::vector<Slice>> slices_;        // by bucket
+  std::vector<std::vector<std::byte>> landing_;   // by slot
   int64_t exchanges_ = 0;
   int64_t reductions_ = 0;
   std::map<std::string, int64_t> operations_;

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <set>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/runtime/bucket_extents.h"
 #include "step_recorder.h"
 
 namespace shardstep {
@@ -19,40 +22,128 @@ namespace {
 
 using ::testing::IsEmpty;
 
-struct Case {
-  std::string name;
-  int world_size;
-  int64_t micro_steps;
-  bool look;
-  CommunicatorTraits traits;
-};
-
 const CommunicatorTraits kShared;
 const CommunicatorTraits kTransient{.slices_persist = false, .landing_buckets = 2, .separate_exchange_stream = true};
+
+struct Case {
+  std::string name;
+  int world_size = 1;
+  int64_t micro_steps = 1;
+  CommunicatorTraits traits = kShared;
+  int hosts = 1;  ///< more than one: two levels
+  std::function<void(OptimizerOptions&)> change = nullptr;
+};
+
+HostMap Hosts(int hosts, int ranks_per_host, int rank) {
+  HostMap map{.host = rank / ranks_per_host, .local_rank = rank % ranks_per_host};
+  for (int r = 0; r < hosts * ranks_per_host; ++r) {
+    if (r % ranks_per_host == 0) map.hosts.emplace_back();
+    map.hosts.back().push_back(r);
+  }
+  return map;
+}
+
+// What all ranks of a recorded job have in common: the layout, and the groups of its communicators.
+class RecordedJob {
+ public:
+  RecordedJob(const Case& c, Recording* recording) : case_(c), recording_(recording) {
+    options_.micro_steps = c.micro_steps;
+    if (c.change) c.change(options_);
+    local_sums_ = options_.accumulation == Accumulation::kLocal && c.world_size > 1;
+    std::vector<ParameterSpec> parameters;
+    for (int p = 0; p < 3; ++p) parameters.push_back({.name = absl::StrCat("p", p), .shape = {1024 * c.world_size}});
+    LayoutOptions layout_options{.bucket_bytes = 1024 * c.world_size * 2, .world_size = c.world_size};
+    layout_options.groups = {options_.groups[0].kind()};
+    if (c.hosts > 1) layout_options.ranks_by_position = Hosts(c.hosts, c.world_size / c.hosts, 0).RanksByPosition();
+    layout_ = std::make_unique<ShardLayout>(*ShardLayout::Create(parameters, layout_options));
+    EXPECT_EQ(layout_->bucket_count(), 3);
+    MakeGroups();
+  }
+
+  RecordedJob(const RecordedJob&) = delete;
+  RecordedJob& operator=(const RecordedJob&) = delete;
+
+  HostMap map(int rank) const {
+    return case_.hosts > 1 ? Hosts(case_.hosts, case_.world_size / case_.hosts, rank) : HostMap();
+  }
+  std::unique_ptr<RecorderCommunicator> MakeHost(int rank) {
+    const HostMap hosts = map(rank);
+    RecorderGroup* group = host_groups_[case_.hosts > 1 ? hosts.host : 0].get();
+    return std::make_unique<RecorderCommunicator>(recording_, group, case_.hosts > 1 ? hosts.local_rank : rank,
+                                                  HostExtents(*layout_, hosts, local_sums_));
+  }
+  std::unique_ptr<RecorderCommunicator> MakeNetwork(int rank) {
+    if (case_.hosts == 1) return nullptr;
+    const HostMap hosts = map(rank);
+    return std::make_unique<RecorderCommunicator>(recording_, rail_groups_[hosts.local_rank].get(), hosts.host,
+                                                  NetworkExtents(*layout_, hosts),
+                                                  PlanContributions(hosts, options_).count());
+  }
+
+  const Case& job_case() const { return case_; }
+  const OptimizerOptions& options() const { return options_; }
+  const ShardLayout& layout() const { return *layout_; }
+  bool local_sums() const { return local_sums_; }
+  Recording* recording() { return recording_; }
+
+ private:
+  void MakeGroups() {
+    const int local = case_.world_size / case_.hosts;
+    const int64_t exchanges = local_sums_ ? 1 : case_.micro_steps;
+    const int64_t gradient_bytes = layout_->gradient_arena_bytes() * (local_sums_ ? 2 : 1);
+    const bool copies = !case_.traits.slices_persist || options_.weights == WeightCopies::kPrivate;
+    for (int h = 0; h < case_.hosts; ++h) {
+      host_groups_.push_back(std::make_unique<RecorderGroup>(absl::StrCat("host ", h), local, case_.traits, exchanges));
+      host_groups_.back()->MakeArenas(gradient_bytes, layout_->weight_arena_bytes(), copies);
+    }
+    for (int l = 0; case_.hosts > 1 && l < local; ++l) {
+      rail_groups_.push_back(
+          std::make_unique<RecorderGroup>(absl::StrCat("rail ", l), case_.hosts, kTransient, exchanges));
+      for (const auto& host : host_groups_) rail_groups_.back()->weights.push_back(host->weights[0]);
+    }
+  }
+
+  const Case case_;
+  Recording* recording_;
+  OptimizerOptions options_;
+  bool local_sums_ = false;
+  std::unique_ptr<ShardLayout> layout_;
+  std::vector<std::unique_ptr<RecorderGroup>> host_groups_, rail_groups_;
+};
 
 // One rank of a recorded job and the trainer that drives it.
 class RecordedRank {
  public:
-  RecordedRank(const OptimizerOptions& options, const ShardLayout& layout, Recording* recording, RecorderWorld* world,
-               int rank)
-      : layout_(layout),
-        caller_(recording, 3 * rank, "caller"),
-        exchange_(recording, 3 * rank + 1, "exchange"),
-        update_(recording, 3 * rank + 2, "update") {
-    std::vector<BucketExtent> extents;
-    for (int b = 0; b < layout.bucket_count(); ++b) {
-      extents.push_back({layout.bucket_begin_element(b), layout.shard_elements(b)});
+  RecordedRank(RecordedJob* job, int rank)
+      : layout_(job->layout()),
+        groups_(job->options().groups, &layout_),
+        map_(job->map(rank)),
+        caller_(job->recording(), 3 * rank, "caller"),
+        exchange_(job->recording(), 3 * rank + 1, "exchange"),
+        update_(job->recording(), 3 * rank + 2, "update"),
+        host_(job->MakeHost(rank)),
+        network_(job->MakeNetwork(rank)),
+        state_(*ShardState::Create(layout_, {.accumulator = true, .group_accumulator = true})) {
+    if (job->local_sums()) own_gradients_.resize(layout_.gradient_arena_bytes());
+    if (network_ != nullptr) {
+      host_sums_.resize(
+          HostSumBytes(layout_, map_, PlanContributions(map_, job->options()), network_->traits().landing_buckets));
     }
-    communicator_ = std::make_unique<RecorderCommunicator>(recording, world, rank, extents);
-    state_ = *ShardState::Create(layout, true);
-    scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &options,
-                                                               .layout = &layout,
+    gradients_ = job->local_sums() ? View(own_gradients_) : host_->gradients();
+    scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &job->options(),
+                                                               .groups = &groups_,
+                                                               .layout = &layout_,
                                                                .state = &state_,
-                                                               .communicator = communicator_.get(),
+                                                               .rank = rank,
+                                                               .host = host_.get(),
+                                                               .network = network_.get(),
+                                                               .map = &map_,
                                                                .kernels = &kernels_,
                                                                .caller = &caller_,
                                                                .exchange = &exchange_,
-                                                               .update = &update_});
+                                                               .update = &update_,
+                                                               .gradients = gradients_,
+                                                               .host_sums = View(host_sums_)});
   }
 
   // A forward reads every weight, then backward overwrites every gradient, last parameter first.
@@ -67,7 +158,8 @@ class RecordedRank {
     for (int i = 0; i < count; ++i) {
       const int p = first_parameter_first ? i : count - 1 - i;
       ASSERT_TRUE(scheduler_->GradientWritable(p).ok());
-      caller_.Append(absl::StrCat("backward of ", p), {Access(communicator_->gradients(), p, true)});
+      caller_.Append(absl::StrCat("backward of ", p), {{gradients_.data + layout_.gradient_begin_byte(p),
+                                                        layout_.elements(p) * int64_t{sizeof(Bf16)}, true}});
       ASSERT_TRUE(scheduler_->GradientReady(p).ok());
     }
     ASSERT_TRUE(scheduler_->EndMicroStep().ok());
@@ -77,7 +169,8 @@ class RecordedRank {
   void ReadWeights() {
     for (int p = 0; p < layout_.parameter_count(); ++p) {
       ASSERT_TRUE(scheduler_->WeightsReady(p).ok());
-      caller_.Append(absl::StrCat("forward of ", p), {Access(communicator_->weights(), p, false)});
+      caller_.Append(absl::StrCat("forward of ", p), {{host_->weights().data + layout_.weight_begin_byte(p),
+                                                       layout_.elements(p) * int64_t{sizeof(Bf16)}, false}});
     }
   }
 
@@ -89,42 +182,29 @@ class RecordedRank {
     ASSERT_TRUE(scheduler_->FinishStep().ok());
   }
 
-  const RecorderCommunicator& communicator() const { return *communicator_; }
+  const RecorderCommunicator& host() const { return *host_; }
 
  private:
-  MemoryAccess Access(BufferView arena, int p, bool write) const {
-    return {arena.as<Bf16>() + layout_.arena_begin_element(p), layout_.elements(p) * static_cast<int64_t>(sizeof(Bf16)),
-            write};
-  }
+  static BufferView View(std::vector<std::byte>& bytes) { return {bytes.data(), static_cast<int64_t>(bytes.size())}; }
 
   const ShardLayout& layout_;
+  ParameterGroups groups_;
+  const HostMap map_;
   RecorderStream caller_, exchange_, update_;
   RecorderKernels kernels_;
-  std::unique_ptr<RecorderCommunicator> communicator_;
+  std::unique_ptr<RecorderCommunicator> host_, network_;
   ShardState state_;
+  std::vector<std::byte> own_gradients_, host_sums_;
+  BufferView gradients_;
   std::unique_ptr<StepScheduler> scheduler_;
 };
 
-ShardLayout ThreeBuckets(int world_size) {
-  std::vector<ParameterSpec> parameters;
-  for (int p = 0; p < 3; ++p) parameters.push_back({.name = absl::StrCat("p", p), .shape = {1024 * world_size}});
-  return *ShardLayout::Create(parameters, 1024 * world_size * 2, world_size);
-}
-
 // Four steps. In the second the last rank runs out of data; in the third and fourth it reads no weights before its
 // backward, which goes in either order.
-Recording Record(const Case& c, const std::set<std::string>& deleted) {
-  OptimizerOptions options;
-  options.micro_steps = c.micro_steps;
-  options.non_finite = c.look ? NonFinitePolicy::kSkip : NonFinitePolicy::kIgnore;
-  const ShardLayout layout = ThreeBuckets(c.world_size);
-  EXPECT_EQ(layout.bucket_count(), 3);
-  Recording recording(deleted);
-  RecorderWorld world(c.world_size, layout.arena_elements(), c.traits, c.micro_steps);
+void Record(const Case& c, Recording* recording) {
+  RecordedJob job(c, recording);
   std::vector<std::unique_ptr<RecordedRank>> ranks;
-  for (int r = 0; r < c.world_size; ++r) {
-    ranks.push_back(std::make_unique<RecordedRank>(options, layout, &recording, &world, r));
-  }
+  for (int r = 0; r < c.world_size; ++r) ranks.push_back(std::make_unique<RecordedRank>(&job, r));
   for (int step = 0; step < 4; ++step) {
     for (int r = 0; r < c.world_size; ++r) {
       const bool last_rank = r == c.world_size - 1;
@@ -142,25 +222,30 @@ Recording Record(const Case& c, const std::set<std::string>& deleted) {
     }
   }
   if (c.world_size == 1) {
-    EXPECT_TRUE(ranks[0]->communicator().operations().empty());  // L4
+    EXPECT_TRUE(ranks[0]->host().operations().empty());  // L4
   }
-  return recording;
+  EXPECT_GT(recording->access_count(), 20);
+}
+
+// Everything must be looked at before the memory it is about is freed, and reused.
+std::vector<std::string> ProblemsWithout(const Case& c, std::set<std::string> deleted, std::set<std::string>* keys) {
+  Recording recording(std::move(deleted));
+  Record(c, &recording);
+  if (keys != nullptr) *keys = recording.keys();
+  return recording.Problems();
 }
 
 class RecordedSchedule : public ::testing::TestWithParam<Case> {};
 
-TEST_P(RecordedSchedule, OrdersEveryAccess) {
-  const Recording recording = Record(GetParam(), {});
-  EXPECT_THAT(recording.Problems(), IsEmpty());
-  EXPECT_GT(recording.access_count(), 20);
-}
+TEST_P(RecordedSchedule, OrdersEveryAccess) { EXPECT_THAT(ProblemsWithout(GetParam(), {}, nullptr), IsEmpty()); }
 
 // S4: without any one wait there is a race, so every wait is needed and the check sees it.
 TEST_P(RecordedSchedule, S4EveryWaitIsNeeded) {
-  const std::set<std::string> keys = Record(GetParam(), {}).keys();
+  std::set<std::string> keys;
+  ProblemsWithout(GetParam(), {}, &keys);
   EXPECT_GE(keys.size(), 3u);
   for (const std::string& key : keys) {
-    EXPECT_FALSE(Record(GetParam(), {key}).Problems().empty()) << "redundant: " << key;
+    EXPECT_FALSE(ProblemsWithout(GetParam(), {key}, nullptr).empty()) << "redundant: " << key;
   }
   std::cout << keys.size() << " waits deleted in turn, each caught\n";
 }
@@ -168,12 +253,9 @@ TEST_P(RecordedSchedule, S4EveryWaitIsNeeded) {
 // S5: a step of K micro-steps exchanges every bucket K times, decides once and publishes every bucket once.
 TEST(Schedule, S5CountsEveryOperation) {
   for (const int64_t micro_steps : {1, 2, 5}) {
-    OptimizerOptions options;
-    options.micro_steps = micro_steps;
-    const ShardLayout layout = ThreeBuckets(2);
     Recording recording;
-    RecorderWorld world(2, layout.arena_elements(), kShared, micro_steps);
-    RecordedRank rank(options, layout, &recording, &world, 0);
+    RecordedJob job({.name = "", .world_size = 2, .micro_steps = micro_steps}, &recording);
+    RecordedRank rank(&job, 0);
     for (int step = 0; step < 2; ++step) {
       for (int64_t k = 0; k < micro_steps; ++k) rank.MicroStep();
       rank.Step();
@@ -185,19 +267,55 @@ TEST(Schedule, S5CountsEveryOperation) {
                                                      {"AllReduceSmall", 2},
                                                      {"Publish", 2 * 3},
                                                      {"AwaitPublished", 3}};
-    EXPECT_EQ(rank.communicator().operations(), expected);
+    EXPECT_EQ(rank.host().operations(), expected);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Plans, RecordedSchedule,
-    ::testing::Values(Case{"OneRank", 1, 1, true, kShared}, Case{"OneRankTwoMicroSteps", 1, 2, true, kShared},
-                      Case{"OneRankOnePass", 1, 1, false, kShared}, Case{"TwoPasses", 2, 1, true, kShared},
-                      Case{"OnePass", 2, 1, false, kShared}, Case{"MicroSteps", 2, 3, true, kShared},
-                      Case{"MicroStepsOnePass", 3, 2, false, kShared}, Case{"SumKept", 5, 1, true, kShared},
-                      Case{"Transient", 2, 1, true, kTransient}, Case{"TransientMicroSteps", 3, 2, true, kTransient},
-                      Case{"TransientOnePass", 2, 2, false, kTransient}),
-    [](const auto& test) { return test.param.name; });
+void OnePass(OptimizerOptions& options) { options.non_finite = NonFinitePolicy::kIgnore; }
+void Private(OptimizerOptions& options) { options.weights = WeightCopies::kPrivate; }
+void Local(OptimizerOptions& options) { options.accumulation = Accumulation::kLocal; }
+void LocalOnePass(OptimizerOptions& options) {
+  Local(options);
+  OnePass(options);
+}
+void Groups(OptimizerOptions& options) { options.sum_group = 2; }
+void GroupsOfThree(OptimizerOptions& options) { options.sum_group = 3; }
+void Rounded(OptimizerOptions& options) { options.host_sum = HostSum::kRounded; }
+void Split(OptimizerOptions& options) { options.groups[0].master = Master::kSplit; }
+
+const Case kOneHost[] = {
+    {.name = "OneRank"},
+    {.name = "OneRankTwoMicroSteps", .micro_steps = 2},
+    {.name = "OneRankOnePass", .change = OnePass},
+    {.name = "TwoPasses", .world_size = 2},
+    {.name = "OnePass", .world_size = 2, .change = OnePass},
+    {.name = "MicroSteps", .world_size = 2, .micro_steps = 3},
+    {.name = "MicroStepsOnePass", .world_size = 3, .micro_steps = 2, .change = OnePass},
+    {.name = "SumKept", .world_size = 5},
+    {.name = "StraddlingGroups", .world_size = 2, .micro_steps = 3, .change = GroupsOfThree},
+    {.name = "SplitMaster", .world_size = 2, .change = Split},
+    {.name = "PrivateWeights", .world_size = 2, .change = Private},
+    {.name = "PrivateWeightsMicroSteps", .world_size = 3, .micro_steps = 2, .change = Private},
+    {.name = "LocalSums", .world_size = 2, .micro_steps = 2, .change = Local},
+    {.name = "LocalSumsOneMicroStep", .world_size = 3, .change = Local},
+    {.name = "LocalSumsOnePass", .world_size = 2, .micro_steps = 2, .change = LocalOnePass},
+};
+const Case kSeveralHosts[] = {
+    {.name = "Transient", .world_size = 2, .traits = kTransient},
+    {.name = "TransientMicroSteps", .world_size = 3, .micro_steps = 2, .traits = kTransient},
+    {.name = "TransientOnePass", .world_size = 2, .micro_steps = 2, .traits = kTransient, .change = OnePass},
+    {.name = "TransientLocalSums", .world_size = 2, .micro_steps = 2, .traits = kTransient, .change = Local},
+    {.name = "TwoHosts", .world_size = 4, .hosts = 2},
+    {.name = "TwoHostsMicroSteps", .world_size = 4, .micro_steps = 2, .hosts = 2},
+    {.name = "TwoHostsOnePass", .world_size = 4, .hosts = 2, .change = OnePass},
+    {.name = "TwoHostsGroups", .world_size = 4, .micro_steps = 2, .hosts = 2, .change = Groups},
+    {.name = "TwoHostsRounded", .world_size = 4, .hosts = 2, .change = Rounded},
+    {.name = "TwoHostsLocalSums", .world_size = 4, .micro_steps = 2, .hosts = 2, .change = Local},
+};
+INSTANTIATE_TEST_SUITE_P(OneHost, RecordedSchedule, ::testing::ValuesIn(kOneHost),
+                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(SeveralHosts, RecordedSchedule, ::testing::ValuesIn(kSeveralHosts),
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace shardstep

@@ -7,7 +7,10 @@
 #include <ostream>
 #include <random>
 
+#include "absl/strings/str_cat.h"
+#include "shardstep/comm/group_rendezvous.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/tests/comm/landing_communicator.h"
 #include "shardstep/tests/comm/rank_threads.h"
 
 namespace shardstep {
@@ -41,10 +44,19 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   for (int p = 0; p < count; ++p) ASSERT_TRUE(optimizer.WeightsReady(p).ok());
   for (const int p : order) {
     if (micro_batch >= job.micro_batches) break;
+    if (optimizer.groups().frozen(p)) continue;
     if (job.before_gradient) job.before_gradient(optimizer.rank());
     ASSERT_TRUE(optimizer.GradientWritable(p).ok());
     const absl::Span<Bf16> gradient = optimizer.gradient(p);
-    for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) gradient[i] = job.gradient(step, micro_batch, p, i);
+    const absl::Span<float> fp32_gradient = optimizer.fp32_gradient(p);
+    for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) {
+      const Bf16 value = job.gradient(step, micro_batch, p, i);
+      if (gradient.empty()) {
+        fp32_gradient[i] = ToFloat(value);
+      } else {
+        gradient[i] = value;
+      }
+    }
     ASSERT_TRUE(optimizer.GradientReady(p).ok());
   }
   const absl::Status ended = optimizer.EndMicroStep();
@@ -73,6 +85,7 @@ float TrainingJob::InitialValue(int parameter, int64_t element) {
 void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
            std::vector<StepRecord>* records) {
   for (int64_t step = first_step; step < first_step + steps; ++step) {
+    if (job.before_step) ASSERT_NO_FATAL_FAILURE(job.before_step(optimizer, step));
     for (int64_t k = 0; k < job.micro_steps(); ++k) ASSERT_NO_FATAL_FAILURE(MicroStep(job, optimizer, step, k));
     const absl::Status enqueued = optimizer.Step(
         {.learning_rate = 0.01 / (1.0 + step), .micro_batches = job.micro_batches, .max_norm = job.max_norm});
@@ -83,16 +96,44 @@ void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_st
   }
 }
 
+CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous) {
+  const int rank = rendezvous.rank();
+  const SharedMemoryOptions options{.wait_deadline = job.options.wait_deadline};
+  CommunicatorLevels levels;
+  absl::StatusOr<std::unique_ptr<Communicator>> host;
+  if (job.host_of_rank.empty()) {
+    host = CreateInprocCommunicator(rendezvous, options);
+  } else {
+    const auto map = MapHosts(rendezvous, absl::StrCat(job.host_of_rank[rank]), absl::Minutes(1));
+    EXPECT_TRUE(map.ok()) << map.status();
+    if (!map.ok()) return levels;
+    levels.map = *map;
+    levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, map->hosts[map->host]));
+    host = CreateInprocCommunicator(*levels.rendezvous[0], options);
+    std::vector<int> rail;
+    for (const std::vector<int>& ranks : map->hosts) rail.push_back(ranks[map->local_rank]);
+    levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, rail));
+    auto network = CreateLandingCommunicator(*levels.rendezvous[1], job.options.wait_deadline);
+    EXPECT_TRUE(network.ok()) << network.status();
+    if (!network.ok()) return levels;
+    levels.network = *std::move(network);
+    if (job.wrap) levels.network = job.wrap(std::move(levels.network), rank);
+  }
+  EXPECT_TRUE(host.ok()) << host.status();
+  if (host.ok()) levels.host = *std::move(host);
+  if (job.wrap && levels.host != nullptr) levels.host = job.wrap(std::move(levels.host), rank);
+  return levels;
+}
+
 TrainingResult RunTrainingJob(const TrainingJob& job) {
   std::vector<TrainingResult> results(job.world_size);
   RunRankThreads(job.world_size, [&](Rendezvous& rendezvous) {
     const int rank = rendezvous.rank();
-    auto communicator = CreateInprocCommunicator(rendezvous, {.wait_deadline = job.options.wait_deadline});
-    ASSERT_TRUE(communicator.ok()) << communicator.status();
-    if (job.wrap) *communicator = job.wrap(*std::move(communicator), rank);
+    CommunicatorLevels levels = MakeLevels(job, rendezvous);
+    ASSERT_NE(levels.host, nullptr);
     OptimizerOptions options = job.options;
     options.micro_steps = job.micro_steps();
-    auto optimizer = ShardedOptimizer::Create(options, job.parameters, *std::move(communicator), &rendezvous);
+    auto optimizer = ShardedOptimizer::Create(options, job.parameters, std::move(levels), &rendezvous);
     ASSERT_TRUE(optimizer.ok()) << optimizer.status();
     const absl::Status initialized = (*optimizer)->Initialize([](int p, int64_t begin, absl::Span<float> values) {
       for (size_t i = 0; i < values.size(); ++i) values[i] = TrainingJob::InitialValue(p, begin + i);
@@ -114,7 +155,7 @@ TrainingResult RunReference(const TrainingJob& job) {
     elements.push_back(*ElementCount(job.parameters[p]));
     std::vector<float> master;
     for (int64_t i = 0; i < elements[p]; ++i) master.push_back(TrainingJob::InitialValue(static_cast<int>(p), i));
-    const AdamWOptions& o = job.options.groups[job.parameters[p].group];
+    const auto& o = std::get<AdamWOptions>(job.options.groups[job.parameters[p].group].rule);
     model.Add({.beta1 = o.beta1,
                .beta2 = o.beta2,
                .epsilon = o.epsilon,

@@ -29,6 +29,10 @@ struct TrainingJob {
   WrapCommunicator wrap;                          ///< puts an adaptor around a rank's communicator
   uint64_t ready_order_seed = 0;                  ///< not 0: every rank marks gradients in another order
   bool unused_last_parameter = false;
+  /// The host of each rank, all with equally many ranks; empty: one host. Hosts are joined by a double of a network.
+  std::vector<int> host_of_rank;
+  /// Called on every rank before step `step`, for changes between steps.
+  std::function<void(ShardedOptimizer& optimizer, int64_t step)> before_step;
 
   static std::vector<ParameterSpec> MixedParameters();
   static Bf16 MixedGradient(int64_t step, int64_t micro_batch, int parameter, int64_t element);
@@ -46,6 +50,9 @@ struct TrainingResult {
 
 /// Runs the job on threads, in process.
 TrainingResult RunTrainingJob(const TrainingJob& job);
+
+/// The communicators of a rank of the job. Collective.
+CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous);
 
 /// Runs `steps` steps of the job on a rank that has an optimizer; appends the records.
 void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
