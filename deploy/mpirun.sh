@@ -5,7 +5,7 @@
 #   64   this command line is wrong
 #   70   a rank crashed (SIGSEGV, SIGABRT and the like), or exited with a code that means nothing here
 #   75   a rank or a host was lost (SIGKILL, out of memory, no connection), or this script was told to stop: the same
-#        command may succeed
+#        command may succeed. When mpirun has not ended the job 30 s after a failure, a host does not answer any more
 #   78   the hosts have too few slots, or there is no such program or hostfile
 # For all of these but a rank's own code a last line on standard error says why. INT, TERM, HUP, USR1 and USR2 are passed
 # on to mpirun; it forwards the last two to every rank.
@@ -50,6 +50,10 @@ if [ -z "${SHARDSTEP_TERMINAL_COLUMNS:-}" ]; then
 fi
 export SHARDSTEP_TERMINAL_COLUMNS
 options+=(-x SHARDSTEP_TERMINAL_COLUMNS)
+# A host that vanishes without a word is missed after half a minute, not after eight.
+export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-10}
+export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-5}
+export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-4}
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -57,7 +61,8 @@ trap 'rm -rf "$scratch"' EXIT
 # mpirun's exit code alone does not tell a rank that exited with 1 from an unreachable host, nor a missing program (134)
 # from a rank that was killed: what it says of them is kept while all passes through.
 mkfifo "$scratch/stderr" "$scratch/copy"
-grep --text --extended-regexp \
+grep --text --line-buffered --extended-regexp \
+  -e '^Primary job +terminated normally, but' \
   -e '^There are not enough slots available' \
   -e '^mpirun was unable to (find|launch) the specified' \
   -e '^ *Executable: ' \
@@ -65,7 +70,7 @@ grep --text --extended-regexp \
   -e '^ORTE does not know how to route a message' \
   -e '^An ORTE daemon has unexpectedly failed' \
   -e '^mpirun noticed that process rank .* exited on signal' \
-  <"$scratch/copy" >"$scratch/said" &
+  <"$scratch/copy" >>"$scratch/said" &
 listener=$!
 tee -p "$scratch/copy" <"$scratch/stderr" >&2 &
 
@@ -73,12 +78,26 @@ tee -p "$scratch/copy" <"$scratch/stderr" >&2 &
 setpriv --pdeathsig TERM mpirun "${options[@]}" -n "$ranks" "$@" <&0 2>"$scratch/stderr" &
 mpirun=$!
 
+# mpirun waits without end for hosts that it has told to stop and that are cut off.
+{
+  until [ -s "$scratch/said" ] || ! kill -0 "$mpirun"; do sleep 1; done
+  timeout 30 tail --pid="$mpirun" -f /dev/null || {
+    touch "$scratch/stuck"
+    kill -KILL "$mpirun"
+  }
+} </dev/null >/dev/null 2>&1 &
+
 signaled=
 stopped=
 # shellcheck disable=SC2317 # the traps call it
 pass_on() {
   signaled=1
-  case $1 in INT | TERM | HUP) stopped=$1 ;; esac
+  case $1 in
+    INT | TERM | HUP)
+      stopped=$1
+      echo stopped >>"$scratch/said"
+      ;;
+  esac
   # A terminal sends its INT to mpirun too, which would take a second one for impatience.
   if [ "$1" != INT ] || [ ! -t 0 ]; then
     kill -s "$1" "$mpirun" 2>/dev/null || true
@@ -91,7 +110,7 @@ done
 while true; do
   signaled=
   status=0
-  wait "$mpirun" || status=$?
+  wait "$mpirun" 2>/dev/null || status=$?
   [ -n "$signaled" ] || break
 done
 
@@ -102,6 +121,7 @@ timeout 5 tail --pid="$listener" -f /dev/null || true
 said() { line=$(grep --text --max-count 1 --extended-regexp -e "$1" "$scratch/said"); }
 
 [ "$status" -ne 0 ] || exit 0
+[ ! -e "$scratch/stuck" ] || finish 75 "mpirun could not end the job in 30 s: a host does not answer"
 if said '^There are not enough slots'; then
   finish 78 "not enough slots for $ranks ranks in ${hostfile:-the allocation}"
 elif said '^mpirun was unable to (find|launch) the specified'; then

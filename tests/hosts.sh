@@ -177,11 +177,9 @@ host_of() {
   pgrep --parent "$first" --full "^shardstep-host-${2:-} " || fail 78 "no host ${2:-} in $1"
 }
 
-# enter PID PROGRAM...: in all namespaces of a process.
+# enter PID PROGRAM...: goes on as PROGRAM in all namespaces of a process.
 enter() {
-  local pid=$1
-  shift
-  nsenter --target "$pid" --net --uts --mount --pid -- "$@"
+  exec nsenter --target "$1" --net --uts --mount --pid -- "${@:2}"
 }
 
 # up N [--rate RATE] [--owner PID]: sets $id.
@@ -211,7 +209,9 @@ up() {
     kill -KILL "$id" 2>/dev/null || true
     fail 70 "the hosts did not come up: $ready"
   fi
-  [ -z "$owner" ] || setsid bash "$self" watch "$owner" "$id" </dev/null >/dev/null 2>&1 &
+  if [ -n "$owner" ]; then
+    setsid bash "$self" watch "$owner" "$id" </dev/null >/dev/null 2>&1 &
+  fi
 }
 
 down() {
@@ -225,7 +225,7 @@ down() {
 
 run() {
   [[ ${1:-} =~ ^[2-4]$ && ${2:-} =~ ^[1-9][0-9]*$ ]] || usage
-  local hosts=$1 ranks_per_host=$2 rate=() status=0
+  local hosts=$1 ranks_per_host=$2 rate=() status signaled
   shift 2
   if [ "${1:-}" = --rate ]; then
     rate=(--rate "${2:-}")
@@ -236,7 +236,13 @@ run() {
   trap 'down "$id"' EXIT
   trap 'exit 75' INT TERM HUP
   enter "$(host_of "$id" 0)" "$self" inside mpirun 0 "$ranks_per_host" "$@" <&0 &
-  wait $! || status=$?
+  trap 'signaled=1; pkill --signal USR1 --parent $!' USR1
+  while true; do
+    signaled=
+    status=0
+    wait $! || status=$?
+    [ -n "$signaled" ] || break
+  done
   exit "$status"
 }
 
