@@ -13,7 +13,10 @@
 #include <iterator>
 
 #include "shardstep/optimizer/cpu_block_kernels.h"
+#include "shardstep/optimizer/master_weights.h"
 #include "shardstep/optimizer/nonfinite_search.h"
+#include "shardstep/optimizer/philox.h"
+#include "shardstep/optimizer/sum_schedule.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace shardstep {
@@ -22,10 +25,19 @@ namespace HWY_NAMESPACE {
 #undef SHARDSTEP_FORMULA
 #define SHARDSTEP_FORMULA HWY_INLINE
 #include "shardstep/optimizer/cpu_vectors-inl.h"
-// The formula finds the vectors' operators.
+#include "shardstep/optimizer/update_element-inl.h"
+// The formulas find it, and the vectors' operators.
 #include "shardstep/optimizer/adamw_formula-inl.h"
+#include "shardstep/optimizer/lion_formula-inl.h"
+#include "shardstep/optimizer/sgd_formula-inl.h"
+// In the order in which they need each other.
 #include "shardstep/optimizer/cpu_gradients-inl.h"
 #include "shardstep/optimizer/cpu_reduce-inl.h"
+// The parts of an update.
+#include "shardstep/optimizer/cpu_random-inl.h"
+#include "shardstep/optimizer/cpu_rules-inl.h"
+#include "shardstep/optimizer/cpu_weights-inl.h"
+// Together.
 #include "shardstep/optimizer/cpu_update-inl.h"
 
 CpuBlockKernels BlockKernels() {

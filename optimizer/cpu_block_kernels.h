@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/sum_schedule.h"
 
 namespace shardstep {
 
@@ -20,8 +21,9 @@ struct BlockRun {
 struct CpuBlockKernels {
   const char* target = nullptr;
   bool supported = false;  ///< by this CPU
-  void (*reduce)(const ReduceArgs& args, const BlockRun& run, ScanResult* scan) = nullptr;
-  void (*update)(const UpdateArgs& args, const BlockRun& run) = nullptr;
+  /// `schedule` is that of args.sum.
+  void (*reduce)(const ReduceArgs& args, const SumSchedule& schedule, const BlockRun& run, ScanResult* scan) = nullptr;
+  void (*update)(const UpdateArgs& args, const SumSchedule& schedule, const BlockRun& run) = nullptr;
 };
 
 /// One entry per compiled target, best first.

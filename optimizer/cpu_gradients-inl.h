@@ -1,75 +1,142 @@
-// The sum of a shard's slices at one place, for the current Highway target. No include guard: included once per target,
-// inside its namespace, after cpu_vectors-inl.h.
+// The sums of a shard's slices, for the current Highway target. No include guard: included once per target, inside its
+// namespace, after cpu_vectors-inl.h.
 
-inline constexpr int kAnySlices = -1;
+// Elements that are summed before something is done with the sums: few enough to stay in the first cache.
+inline constexpr int64_t kChunkElements = 256;
 
-// s = accumulator or +0, then s = s + slice, slice by slice. kSlices: their number, known to the compiler, without an
-// accumulator; or kAnySlices, with or without one. Indices count from `origin` of the shard.
-template <int kSlices>
-class GradientSum {
- public:
-  HWY_INLINE GradientSum(absl::Span<const Slice> slices, const float* /*accumulator*/, int64_t origin) {
-    for (int j = 0; j < kSlices; ++j) data_[j] = slices[j].data + origin;
-  }
-  HWY_INLINE V Vector(int64_t i) const {
-    V sum = Broadcast(0.0f);
-    for (int j = 0; j < kSlices; ++j) sum = sum + LoadBf16(data_[j] + i);
-    return sum;
-  }
-  HWY_INLINE float Scalar(int64_t i) const {
-    float sum = 0.0f;
-    for (int j = 0; j < kSlices; ++j) sum = sum + ToFloat(data_[j][i]);
-    return sum;
-  }
+// Sums elements [origin, origin + elements) of the shard, and returns where the s are: `sums`, which has room for as
+// many, or an array of the schedule. `group`, where not nullptr, gets p.
+using SumFunction = const float* (*)(const SumSchedule& schedule, int64_t origin, int64_t elements, float* sums,
+                                     float* group);
 
- private:
-  const Bf16* data_[kSlices];
-};
-
-template <>
-class GradientSum<kAnySlices> {
- public:
-  HWY_INLINE GradientSum(absl::Span<const Slice> slices, const float* accumulator, int64_t origin)
-      : slices_(slices), accumulator_(accumulator == nullptr ? nullptr : accumulator + origin), origin_(origin) {}
-  HWY_INLINE V Vector(int64_t i) const {
-    V sum = accumulator_ == nullptr ? Broadcast(0.0f) : LoadFloats(accumulator_ + i);
-    for (const Slice& slice : slices_) sum = sum + LoadBf16(slice.data + origin_ + i);
-    return sum;
+// One element, for what does not fill a vector.
+inline void SumElement(const SumSchedule& schedule, int64_t index, float* sum, float* group) {
+  float s = schedule.accumulator == nullptr ? 0.0f : schedule.accumulator[index];
+  float p = schedule.group_accumulator == nullptr ? 0.0f : schedule.group_accumulator[index];
+  if (schedule.begins_with_end) {
+    s = s + p;
+    p = 0.0f;
   }
-  HWY_INLINE float Scalar(int64_t i) const {
-    float sum = accumulator_ == nullptr ? 0.0f : accumulator_[i];
-    for (const Slice& slice : slices_) sum = sum + ToFloat(slice.data[origin_ + i]);
-    return sum;
+  for (const Addition& addition : schedule.additions) {
+    const float value = addition.dtype == DType::kFp32 ? static_cast<const float*>(addition.data)[index]
+                                                       : ToFloat(static_cast<const Bf16*>(addition.data)[index]);
+    if (!addition.to_group) {
+      s = s + value;
+      continue;
+    }
+    p = p + value;
+    if (addition.ends_group) {
+      s = s + p;
+      p = 0.0f;
+    }
   }
+  *sum = s;
+  if (group != nullptr) *group = p;
+}
 
- private:
-  absl::Span<const Slice> slices_;
-  const float* accumulator_;
-  int64_t origin_;
-};
-
-// Calls Kernel<kSlices>::Run(arguments...) with the number of slices made a constant where that is the common case.
-template <template <int> class Kernel, typename... Arguments>
-HWY_INLINE void DispatchSlices(size_t slices, const float* accumulator, const Arguments&... arguments) {
-  if (accumulator != nullptr) return Kernel<kAnySlices>::Run(arguments...);
-  switch (slices) {
-    case 1:
-      return Kernel<1>::Run(arguments...);
-    case 2:
-      return Kernel<2>::Run(arguments...);
-    case 3:
-      return Kernel<3>::Run(arguments...);
-    case 4:
-      return Kernel<4>::Run(arguments...);
-    case 5:
-      return Kernel<5>::Run(arguments...);
-    case 6:
-      return Kernel<6>::Run(arguments...);
-    case 7:
-      return Kernel<7>::Run(arguments...);
-    case 8:
-      return Kernel<8>::Run(arguments...);
-    default:
-      return Kernel<kAnySlices>::Run(arguments...);
+HWY_NOINLINE void SumTail(const SumSchedule& schedule, int64_t origin, int64_t begin, int64_t end, float* sums,
+                          float* group) {
+  for (int64_t i = begin; i < end; ++i) {
+    SumElement(schedule, origin + i, sums + i, group == nullptr ? nullptr : group + i);
   }
+}
+
+// All of it is in the accumulator.
+const float* SumNothing(const SumSchedule& schedule, int64_t origin, int64_t /*elements*/, float* /*sums*/,
+                        float* /*group*/) {
+  return schedule.accumulator + origin;
+}
+
+// The common case: kSlices slices of one type T, no groups.
+template <typename T, int kSlices, bool kAccumulator>
+const float* SumAlike(const SumSchedule& schedule, int64_t origin, int64_t elements, float* sums, float* /*group*/) {
+  const T* data[kSlices];
+  for (int j = 0; j < kSlices; ++j) data[j] = static_cast<const T*>(schedule.additions[j].data) + origin;
+  const float* const accumulator = kAccumulator ? schedule.accumulator + origin : nullptr;
+  int64_t i = 0;
+  for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
+    V sum = kAccumulator ? LoadFloats(accumulator + i) : Broadcast(0.0f);
+    for (int j = 0; j < kSlices; ++j) sum = sum + Load(data[j] + i);
+    StoreFloats(sum, sums + i);
+  }
+  if (i < elements) SumTail(schedule, origin, i, elements, sums, nullptr);
+  return sums;
+}
+
+// kVectors vectors at once, so that what each slice is has to be asked only once for all of them.
+template <size_t kVectors>
+HWY_INLINE void SumVectors(const SumSchedule& schedule, int64_t index, float* sums, float* group) {
+  V s[kVectors];
+  V p[kVectors];
+  const auto load = [index](const float* array, V(&to)[kVectors]) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      to[v] = array == nullptr ? Broadcast(0.0f) : LoadFloats(array + index + v * kFloats);
+    }
+  };
+  const auto end_group = [&s, &p] {
+    for (size_t v = 0; v < kVectors; ++v) {
+      s[v] = s[v] + p[v];
+      p[v] = Broadcast(0.0f);
+    }
+  };
+  load(schedule.accumulator, s);
+  load(schedule.group_accumulator, p);
+  if (schedule.begins_with_end) end_group();
+  for (const Addition& addition : schedule.additions) {
+    V values[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) {
+      const int64_t at = index + static_cast<int64_t>(v * kFloats);
+      values[v] = addition.dtype == DType::kFp32 ? Load(static_cast<const float*>(addition.data) + at)
+                                                 : Load(static_cast<const Bf16*>(addition.data) + at);
+    }
+    if (addition.to_group) {
+      for (size_t v = 0; v < kVectors; ++v) p[v] = p[v] + values[v];
+      if (addition.ends_group) end_group();
+    } else {
+      for (size_t v = 0; v < kVectors; ++v) s[v] = s[v] + values[v];
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) {
+    StoreFloats(s[v], sums + v * kFloats);
+    if (group != nullptr) StoreFloats(p[v], group + v * kFloats);
+  }
+}
+
+// Any slices.
+const float* SumAny(const SumSchedule& schedule, int64_t origin, int64_t elements, float* sums, float* group) {
+  constexpr size_t kVectors = 4;
+  constexpr auto kStep = static_cast<int64_t>(kVectors * kFloats);
+  int64_t i = 0;
+  for (; i + kStep <= elements; i += kStep) {
+    SumVectors<kVectors>(schedule, origin + i, sums + i, group == nullptr ? nullptr : group + i);
+  }
+  for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
+    SumVectors<1>(schedule, origin + i, sums + i, group == nullptr ? nullptr : group + i);
+  }
+  if (i < elements) SumTail(schedule, origin, i, elements, sums, group);
+  return sums;
+}
+
+template <typename T, bool kAccumulator>
+SumFunction ChooseAlike(size_t slices) {
+  constexpr SumFunction kFunctions[] = {&SumAlike<T, 1, kAccumulator>, &SumAlike<T, 2, kAccumulator>,
+                                        &SumAlike<T, 3, kAccumulator>, &SumAlike<T, 4, kAccumulator>,
+                                        &SumAlike<T, 5, kAccumulator>, &SumAlike<T, 6, kAccumulator>,
+                                        &SumAlike<T, 7, kAccumulator>, &SumAlike<T, 8, kAccumulator>};
+  return slices <= std::size(kFunctions) ? kFunctions[slices - 1] : &SumAny;
+}
+
+inline SumFunction ChooseSum(const SumSchedule& schedule) {
+  const std::vector<Addition>& additions = schedule.additions;
+  if (!schedule.plain) return &SumAny;
+  if (additions.empty()) return schedule.accumulator == nullptr ? &SumAny : &SumNothing;
+  const DType dtype = additions[0].dtype;
+  for (const Addition& addition : additions) {
+    if (addition.dtype != dtype) return &SumAny;
+  }
+  const bool accumulator = schedule.accumulator != nullptr;
+  if (dtype == DType::kFp32) {
+    return accumulator ? ChooseAlike<float, true>(additions.size()) : ChooseAlike<float, false>(additions.size());
+  }
+  return accumulator ? ChooseAlike<Bf16, true>(additions.size()) : ChooseAlike<Bf16, false>(additions.size());
 }

@@ -2,8 +2,9 @@
 // cpu_gradients-inl.h.
 
 inline constexpr int64_t kBlock = ShardLayout::kBlockElements;
-inline constexpr int64_t kGroup = 32;  // the norm's lanes; blocks are scanned in groups of as many elements
-inline constexpr size_t kVectors = kGroup / kFloats;
+inline constexpr int64_t kLanes = 32;  // of the norm
+inline constexpr int32_t kInfinityBits = 0x7f800000;
+static_assert(kBlock % kChunkElements == 0 && kChunkElements % kLanes == 0 && kLanes % kFloats == 0);
 
 // What a block's sums have in common: the 32 lanes of squares, the largest magnitude.
 class BlockScan {
@@ -11,6 +12,37 @@ class BlockScan {
   HWY_INLINE BlockScan() {
     for (auto& lanes : squares_) lanes = hn::Zero(DoubleTag());
   }
+
+  // Sums of the block, from a multiple of kLanes on; `elements` is one too. Whether all of them are finite.
+  template <bool kNorm>
+  HWY_INLINE bool Scan(const float* sums, int64_t elements) {
+    auto max_abs = hn::Zero(Int32Tag());
+    for (int64_t i = 0; i < elements; i += kLanes) {
+      for (size_t v = 0; v < kLanes / kFloats; ++v) {
+        const V values = LoadFloats(sums + i + v * kFloats);
+        max_abs = hn::Max(max_abs, AbsBits(values));
+        if (kNorm) AddToNorm(v, values);
+      }
+    }
+    max_abs_ = hn::Max(max_abs_, max_abs);
+    return hn::AllTrue(Int32Tag(), hn::Lt(max_abs, hn::Set(Int32Tag(), kInfinityBits)));
+  }
+
+  HWY_INLINE int32_t MaxAbsBits() const {
+    return std::min(hn::GetLane(hn::MaxOfLanes(Int32Tag(), max_abs_)), kInfinityBits);
+  }
+  HWY_INLINE double SumOfSquares() const {
+    double lanes[kLanes];
+    for (size_t i = 0; i < kSquares; ++i) hn::StoreU(squares_[i], DoubleTag(), lanes + i * kDoubles);
+    for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+      for (int64_t l = 0; l < half; ++l) lanes[l] = lanes[l] + lanes[l + half];
+    }
+    return lanes[0];
+  }
+
+ private:
+  static constexpr size_t kDoubles = hn::MaxLanes(DoubleTag());
+  static constexpr size_t kSquares = kLanes / kDoubles;
 
   // Lanes [kFloats * v, kFloats * (v + 1)).
   HWY_INLINE void AddToNorm(size_t v, V sums) {
@@ -22,24 +54,6 @@ class BlockScan {
     AddSquares(2 * v + 1, hn::PromoteTo(DoubleTag(), hn::UpperHalf(half, sums.raw)));
 #endif
   }
-  HWY_INLINE void Look(V sums) { max_abs_ = hn::Max(max_abs_, AbsBits(sums)); }
-
-  HWY_INLINE uint32_t MaxAbsBits() const {
-    return static_cast<uint32_t>(hn::GetLane(hn::MaxOfLanes(Int32Tag(), max_abs_)));
-  }
-  HWY_INLINE double SumOfSquares() const {
-    double lanes[kGroup];
-    for (size_t i = 0; i < kSquares; ++i) hn::StoreU(squares_[i], DoubleTag(), lanes + i * kDoubles);
-    for (int64_t half = kGroup / 2; half > 0; half /= 2) {
-      for (int64_t l = 0; l < half; ++l) lanes[l] = lanes[l] + lanes[l + half];
-    }
-    return lanes[0];
-  }
-
- private:
-  static constexpr size_t kDoubles = hn::MaxLanes(DoubleTag());
-  static constexpr size_t kSquares = kGroup / kDoubles;
-
   HWY_INLINE void AddSquares(size_t i, hn::Vec<DoubleTag> wide) {
     squares_[i] = hn::Add(squares_[i], hn::Mul(wide, wide));
   }
@@ -48,86 +62,91 @@ class BlockScan {
   hn::Vec<Int32Tag> max_abs_ = hn::Zero(Int32Tag());
 };
 
-// What Reduce does with the sums, decided once per launch.
-struct ReduceTo {
-  float* out = nullptr;  // at the block's first element
-  bool stream = false;   // `out` bypasses the caches: it is aligned and was not read
-  bool look = false;
-  bool norm = false;
-};
-
-template <int kSlices>
-HWY_INLINE void ReduceBlock(const GradientSum<kSlices>& gradients, int64_t elements, const ReduceTo& to,
-                            BlockScan* scan) {
+// Copies sums to where they were asked for. What was not read from there, and is read next by Update when all buckets
+// are done or by another rank, is of no use for a cache.
+HWY_INLINE void StoreSums(const float* sums, int64_t elements, bool was_read, float* out) {
+  const bool past_caches = !was_read && Aligned(out, kFloats * sizeof(float));
   int64_t i = 0;
-  for (; i + kGroup <= elements; i += kGroup) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      const int64_t at = i + static_cast<int64_t>(v * kFloats);
-      const V sums = gradients.Vector(at);
-      if (to.look) scan->Look(sums);
-      if (to.norm) scan->AddToNorm(v, sums);
-      if (to.stream) {
-        hn::Stream(sums.raw, FloatTag(), to.out + at);
-      } else if (to.out != nullptr) {
-        StoreFloats(sums, to.out + at);
-      }
-    }
+  for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
+    StoreFloats(LoadFloats(sums + i), past_caches, out + i);
   }
-  if (i == elements) return;
-  // The end of a parameter: nothing behind it may be touched. A zero's square changes no lane.
-  float tail[kGroup] = {};
-  for (int64_t j = i; j < elements; ++j) tail[j - i] = gradients.Scalar(j);
-  if (to.out != nullptr) std::copy_n(tail, elements - i, to.out + i);
-  for (size_t v = 0; v < kVectors; ++v) {
-    const V sums = LoadFloats(tail + v * kFloats);
-    if (to.look) scan->Look(sums);
-    if (to.norm) scan->AddToNorm(v, sums);
-  }
+  std::copy(sums + i, sums + elements, out + i);
 }
 
-template <int kSlices>
-struct ReduceKernel {
-  static HWY_NOINLINE void Run(const ReduceArgs& args, const BlockRun& run, ScanResult* scan) {
-    // FindNonFinite starts from what the accumulator held, which an accumulator_out in the same place overwrites.
-    const bool keep = scan != nullptr && args.accumulator_in != nullptr && args.accumulator_in == args.accumulator_out;
-    std::array<float, kBlock> kept;
-    for (int64_t begin = run.begin; begin < run.begin + run.elements; begin += kBlock) {
-      const int64_t elements = std::min(kBlock, run.begin + run.elements - begin);
-      const int64_t origin = run.segment->shard_begin_element + begin;
-      const float* start = args.accumulator_in == nullptr ? nullptr : args.accumulator_in + origin;
-      if (keep) {
-        std::copy_n(start, elements, kept.begin());
-        start = kept.data();
-      }
-      const GradientSum<kSlices> gradients(args.slices, args.accumulator_in, origin);
-      BlockScan block;
-      ReduceBlock(gradients, elements, Target(args, origin, scan), &block);
-      if (scan == nullptr) continue;
-      const uint32_t max_abs_bits = std::min(block.MaxAbsBits(), kInfinityBits);
-      if (max_abs_bits == kInfinityBits) {
-        FindNonFinite(args, *run.segment, begin, elements, start, scan);
-      } else if (args.take_norm) {
-        scan->squared_norm.Add(block.SumOfSquares());
-      }
-      if (args.take_norm) scan->max_abs_bits = std::max(scan->max_abs_bits, max_abs_bits);
+HWY_INLINE void StoreRounded(const float* sums, int64_t elements, Bf16* out) {
+  const bool past_caches = Aligned(out, kPairElements * sizeof(Bf16));
+  int64_t i = 0;
+  for (; i + kPairElements <= elements; i += kPairElements) {
+    hn::Vec<Bf16Tag> rounded[kPair];
+    for (size_t v = 0; v < kPair; ++v) rounded[v] = RoundToBf16(LoadFloats(sums + i + v * kFloats));
+    StorePair(rounded, past_caches, out + i);
+  }
+  for (; i < elements; ++i) out[i] = ToBf16(sums[i]);
+}
+
+// The blocks of one run.
+class ReduceKernel {
+ public:
+  HWY_INLINE ReduceKernel(const ReduceArgs& args, const SumSchedule& schedule, const BlockRun& run, ScanResult* scan)
+      : args_(args), schedule_(schedule), segment_(*run.segment), sum_(ChooseSum(schedule)), scan_(scan) {}
+
+  // Elements [begin, begin + elements) of the segment.
+  HWY_INLINE void Block(int64_t begin, int64_t elements) {
+    BlockScan block;
+    for (int64_t i = 0; i < elements; i += kChunkElements) {
+      Chunk(begin + i, std::min(kChunkElements, elements - i), &block);
     }
+    if (scan_ == nullptr || !args_.take_norm) return;
+    const int32_t max_abs_bits = block.MaxAbsBits();
+    scan_->max_abs_bits = std::max(scan_->max_abs_bits, static_cast<uint32_t>(max_abs_bits));
+    if (max_abs_bits < kInfinityBits) scan_->squared_norm.Add(block.SumOfSquares() * segment_.norm_weight);
   }
 
  private:
-  static constexpr uint32_t kInfinityBits = 0x7f800000;
-
-  static HWY_INLINE ReduceTo Target(const ReduceArgs& args, int64_t origin, const ScanResult* scan) {
-    float* out = args.accumulator_out == nullptr ? nullptr : args.accumulator_out + origin;
-    // A sum that was not read from there, and is read next by Update when all buckets are done: no use for a cache.
-    const bool aligned = reinterpret_cast<uintptr_t>(out) % (kFloats * sizeof(float)) == 0;
-    return {.out = out,
-            .stream = out != nullptr && args.accumulator_in != args.accumulator_out && aligned,
-            .look = scan != nullptr,
-            .norm = scan != nullptr && args.take_norm};
+  HWY_INLINE void Chunk(int64_t begin, int64_t elements, BlockScan* block) {
+    const int64_t origin = segment_.shard_begin_element + begin;
+    const float* sums = sum_(schedule_, origin, elements, sums_, schedule_.open_at_end ? group_ : nullptr);
+    // Before anything is written where the search reads.
+    if (scan_ != nullptr && !Look(&sums, elements, block)) {
+      FindNonFinite(schedule_, segment_, begin, elements, scan_);
+    }
+    if (args_.accumulator_out != nullptr) {
+      const bool was_read = args_.accumulator_out == schedule_.accumulator;
+      StoreSums(sums, elements, was_read, args_.accumulator_out + origin);
+    }
+    if (args_.group_accumulator_out != nullptr) {
+      const bool was_read = args_.group_accumulator_out == schedule_.group_accumulator;
+      StoreSums(group_, elements, was_read, args_.group_accumulator_out + origin);
+    }
+    if (args_.rounded_out != nullptr) StoreRounded(sums, elements, args_.rounded_out + origin);
   }
+
+  // Whether the sums are finite, and what is open in the end.
+  HWY_INLINE bool Look(const float** sums, int64_t elements, BlockScan* block) {
+    // The end of a parameter: a zero's square changes no lane.
+    const int64_t whole_lanes = (elements + kLanes - 1) / kLanes * kLanes;
+    if (elements < whole_lanes) {
+      if (*sums != sums_) std::copy_n(*sums, elements, sums_);
+      std::fill(sums_ + elements, sums_ + whole_lanes, 0.0f);
+      std::fill(group_ + elements, group_ + whole_lanes, 0.0f);
+      *sums = sums_;
+    }
+    bool finite = args_.take_norm ? block->Scan<true>(*sums, whole_lanes) : block->Scan<false>(*sums, whole_lanes);
+    if (schedule_.open_at_end) finite = BlockScan().Scan<false>(group_, whole_lanes) && finite;
+    return finite;
+  }
+
+  const ReduceArgs& args_;
+  const SumSchedule& schedule_;
+  const Segment& segment_;
+  const SumFunction sum_;
+  ScanResult* const scan_;
+  alignas(64) float sums_[kChunkElements];
+  alignas(64) float group_[kChunkElements];
 };
 
-void ReduceRun(const ReduceArgs& args, const BlockRun& run, ScanResult* scan) {
-  DispatchSlices<ReduceKernel>(args.slices.size(), args.accumulator_in, args, run, scan);
+void ReduceRun(const ReduceArgs& args, const SumSchedule& schedule, const BlockRun& run, ScanResult* scan) {
+  ReduceKernel kernel(args, schedule, run, scan);
+  for (int64_t i = 0; i < run.elements; i += kBlock) kernel.Block(run.begin + i, std::min(kBlock, run.elements - i));
   hwy::FlushStream();
 }

@@ -1,87 +1,101 @@
 // Update for the current Highway target. No include guard: included once per target, inside its namespace, after
-// cpu_gradients-inl.h and adamw_formula-inl.h.
+// cpu_gradients-inl.h, cpu_rules-inl.h and cpu_weights-inl.h.
 
-// AdamWScalars in every lane.
-struct VectorScalars {
-  V beta1, one_minus_beta1, beta2, one_minus_beta2, lr_weight_decay, step_size, rbc2, epsilon;
-};
-HWY_INLINE VectorScalars BroadcastScalars(const AdamWScalars& s) {
-  return {Broadcast(s.beta1),           Broadcast(s.one_minus_beta1), Broadcast(s.beta2), Broadcast(s.one_minus_beta2),
-          Broadcast(s.lr_weight_decay), Broadcast(s.step_size),       Broadcast(s.rbc2),  Broadcast(s.epsilon)};
-}
-
-// Two vectors of weights make one full store: a half-filled line that bypasses the caches costs a whole one.
-#if HWY_TARGET == HWY_SCALAR
-inline constexpr size_t kUpdateVectors = 1;
-using WeightsTag = Bf16Tag;
-HWY_INLINE hn::Vec<WeightsTag> JoinWeights(const hn::Vec<Bf16Tag> (&parts)[kUpdateVectors]) { return parts[0]; }
-#else
-inline constexpr size_t kUpdateVectors = 2;
-using WeightsTag = hn::ScalableTag<uint16_t>;
-HWY_INLINE hn::Vec<WeightsTag> JoinWeights(const hn::Vec<Bf16Tag> (&parts)[kUpdateVectors]) {
-  return hn::Combine(WeightsTag(), parts[1], parts[0]);
-}
-#endif
-inline constexpr int64_t kUpdateElements = kUpdateVectors * kFloats;
-
-template <int kSlices>
-struct UpdateKernel {
-  static HWY_NOINLINE void Run(const UpdateArgs& args, const BlockRun& run, const AdamWScalars& scalars) {
+// One rule with one kind of weights. A moment that is not kept is never touched.
+template <typename UpdateRule, typename Weights>
+class UpdateKernel {
+ public:
+  static HWY_NOINLINE void Run(const UpdateArgs& args, const SumSchedule& schedule, const BlockRun& run) {
     const int64_t origin = run.segment->shard_begin_element + run.begin;
-    const GradientSum<kSlices> gradients(args.slices, args.accumulator, origin);
-    float* const master = args.master + origin;
-    float* const first_moment = args.first_moment + origin;
-    float* const second_moment = args.second_moment + origin;
-    const bool stream = Aligned(args.destinations, origin);
-    const VectorScalars s = BroadcastScalars(scalars);
+    const RuleScalars& scalars = args.scalars->rules[run.segment->scalars];
+    UpdateKernel kernel(args, run, origin);
+    const auto vector_scalars = UpdateRule::template Make<V>(scalars);
     const V scale = Broadcast(args.scalars->scale);
-
-    int64_t i = 0;
-    for (; i + kUpdateElements <= run.elements; i += kUpdateElements) {
-      hn::Vec<Bf16Tag> weights[kUpdateVectors];
-      for (size_t v = 0; v < kUpdateVectors; ++v) {
-        const int64_t at = i + static_cast<int64_t>(v * kFloats);
-        const AdamWElement<V> x = AdamWUpdate(
-            AdamWElement<V>{LoadFloats(master + at), LoadFloats(first_moment + at), LoadFloats(second_moment + at)},
-            gradients.Vector(at) * scale, s);
-        StoreFloats(x.master, master + at);
-        StoreFloats(x.first_moment, first_moment + at);
-        StoreFloats(x.second_moment, second_moment + at);
-        weights[v] = RoundToBf16(x.master);
+    const SumFunction sum = ChooseSum(schedule);
+    alignas(64) float buffer[kChunkElements];
+    for (int64_t begin = 0; begin < run.elements; begin += kChunkElements) {
+      const int64_t elements = std::min(kChunkElements, run.elements - begin);
+      const float* sums = sum(schedule, origin + begin, elements, buffer, nullptr);
+      kernel.weights_.BeginChunk(begin, elements);
+      int64_t i = begin;
+      for (; i + kPairElements <= begin + elements; i += kPairElements) {
+        kernel.UpdatePair(i, sums + (i - begin), scale, vector_scalars);
       }
-      const auto joined = JoinWeights(weights);
-      for (Bf16* destination : args.destinations) {
-        uint16_t* to = &destination[origin + i].bits;
-        if (stream) {
-          hn::Stream(joined, WeightsTag(), to);
-        } else {
-          hn::StoreU(joined, WeightsTag(), to);
-        }
+      if (i < begin + elements) {
+        const auto tail_scalars = UpdateRule::template Make<float>(scalars);
+        for (; i < begin + elements; ++i) kernel.UpdateOne(i, sums[i - begin] * args.scalars->scale, tail_scalars);
       }
-    }
-    for (; i < run.elements; ++i) {
-      const AdamWElement<float> x = AdamWUpdate(AdamWElement<float>{master[i], first_moment[i], second_moment[i]},
-                                                gradients.Scalar(i) * args.scalars->scale, scalars);
-      master[i] = x.master;
-      first_moment[i] = x.first_moment;
-      second_moment[i] = x.second_moment;
-      for (Bf16* destination : args.destinations) destination[origin + i] = ToBf16(x.master);
     }
   }
 
  private:
-  // Weights are not read by whoever wrote them: they bypass the caches where every destination is aligned.
-  static HWY_INLINE bool Aligned(absl::Span<Bf16* const> destinations, int64_t origin) {
-    for (const Bf16* destination : destinations) {
-      if (reinterpret_cast<uintptr_t>(destination + origin) % (kUpdateElements * sizeof(Bf16)) != 0) return false;
+  HWY_INLINE UpdateKernel(const UpdateArgs& args, const BlockRun& run, int64_t origin)
+      : weights_(args, run, origin),
+        first_moment_(UpdateRule::kFirstMoment ? args.first_moment + origin : nullptr),
+        second_moment_(UpdateRule::kSecondMoment ? args.second_moment + origin : nullptr) {}
+
+  HWY_INLINE void UpdatePair(int64_t i, const float* sums, V scale,
+                             const typename UpdateRule::template Scalars<V>& scalars) const {
+    V masters[kPair];
+    for (size_t v = 0; v < kPair; ++v) {
+      const int64_t at = i + static_cast<int64_t>(v * kFloats);
+      UpdateElement<V> x = {.master = weights_.Load(at)};
+      if constexpr (UpdateRule::kFirstMoment) x.first_moment = LoadFloats(first_moment_ + at);
+      if constexpr (UpdateRule::kSecondMoment) x.second_moment = LoadFloats(second_moment_ + at);
+      x = UpdateRule::Apply(x, LoadFloats(sums + v * kFloats) * scale, scalars);
+      if constexpr (UpdateRule::kFirstMoment) StoreFloats(x.first_moment, first_moment_ + at);
+      if constexpr (UpdateRule::kSecondMoment) StoreFloats(x.second_moment, second_moment_ + at);
+      masters[v] = x.master;
     }
-    return true;
+    weights_.Store(i, masters);
   }
+
+  HWY_INLINE void UpdateOne(int64_t i, float g, const typename UpdateRule::template Scalars<float>& scalars) const {
+    UpdateElement<float> x = {.master = weights_.LoadOne(i)};
+    if constexpr (UpdateRule::kFirstMoment) x.first_moment = first_moment_[i];
+    if constexpr (UpdateRule::kSecondMoment) x.second_moment = second_moment_[i];
+    x = UpdateRule::Apply(x, g, scalars);
+    if constexpr (UpdateRule::kFirstMoment) first_moment_[i] = x.first_moment;
+    if constexpr (UpdateRule::kSecondMoment) second_moment_[i] = x.second_moment;
+    weights_.StoreOne(i, x.master);
+  }
+
+  Weights weights_;
+  float* const first_moment_;
+  float* const second_moment_;
 };
 
-void UpdateRun(const UpdateArgs& args, const BlockRun& run) {
-  DispatchSlices<UpdateKernel>(args.slices.size(), args.accumulator, args, run,
-                               args.scalars->groups[run.segment->group]);
+using UpdateFunction = void (*)(const UpdateArgs& args, const SumSchedule& schedule, const BlockRun& run);
+
+template <typename UpdateRule>
+UpdateFunction ChooseWeights(const UpdateArgs& args) {
+  if (args.weight_dtype == DType::kFp32) return &UpdateKernel<UpdateRule, Fp32Weights>::Run;
+  switch (args.kind.master) {
+    case Master::kFp32:
+      return &UpdateKernel<UpdateRule, Fp32MasterWeights>::Run;
+    case Master::kSplit:
+      return &UpdateKernel<UpdateRule, SplitMasterWeights>::Run;
+    case Master::kNone:
+      break;
+  }
+  return args.kind.rounding == Rounding::kNearest ? &UpdateKernel<UpdateRule, NearestWeights>::Run
+                                                  : &UpdateKernel<UpdateRule, StochasticWeights>::Run;
+}
+
+inline UpdateFunction ChooseUpdate(const UpdateArgs& args) {
+  switch (args.kind.rule) {
+    case Rule::kAdamW:
+      break;
+    case Rule::kSgd:
+      return args.kind.momentum ? ChooseWeights<SgdRule<true>>(args) : ChooseWeights<SgdRule<false>>(args);
+    case Rule::kLion:
+      return ChooseWeights<LionRule>(args);
+  }
+  return ChooseWeights<AdamWRule>(args);
+}
+
+void UpdateRun(const UpdateArgs& args, const SumSchedule& schedule, const BlockRun& run) {
+  ChooseUpdate(args)(args, schedule, run);
   // Whoever sees this launch done must see the weights.
   hwy::FlushStream();
 }

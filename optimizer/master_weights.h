@@ -21,6 +21,8 @@ float Join(SplitMaster split);
 /// below the bf16's last place and truncates. Infinities stay, NaN becomes the canonical one.
 Bf16 RoundStochastically(float value, uint16_t random);
 
+/// Elements that share a draw of the generator (philox.h).
+inline constexpr int64_t kRandomsPerDraw = 8;
 /// 16 random bits that are a pure function of (seed, applied step, global element): nothing is kept between draws, and
 /// their order does not matter. docs/numerics.md states the generator.
 uint16_t RandomBits16(uint64_t seed, int64_t applied_step, int64_t global_element);

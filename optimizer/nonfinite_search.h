@@ -4,15 +4,16 @@
 #include <cstdint>
 
 #include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/sum_schedule.h"
 
 namespace shardstep {
 
-/// The slow path of Reduce for a block whose sum is known not to be finite: sums elements [begin, begin + elements) of
-/// `segment` (counted from its start) once more, one by one, and lowers `scan` to the smallest place of a slice element
-/// that is not finite, and of an addition of a finite one that makes a finite sum overflow. `accumulator`: what those
-/// elements start from, or nullptr for +0; apart from args.accumulator_in, which may be overwritten by now.
-void FindNonFinite(const ReduceArgs& args, const Segment& segment, int64_t begin, int64_t elements,
-                   const float* accumulator, ScanResult* scan);
+/// The slow path of Reduce for a block whose sum is known not to be finite, called before anything is written: sums
+/// elements [begin, begin + elements) of `segment` (counted from its start) once more, one by one, and lowers `scan` to
+/// the smallest place of an element that is not finite in a slice that is not partial, and of an addition of a finite
+/// one that makes a finite sum overflow.
+void FindNonFinite(const SumSchedule& schedule, const Segment& segment, int64_t begin, int64_t elements,
+                   ScanResult* scan);
 
 }  // namespace shardstep
 

@@ -11,24 +11,33 @@ class AccessList {
   void Whole(const void* begin, int64_t size_bytes, bool write) {
     if (begin != nullptr && size_bytes > 0) list_.push_back({.begin = begin, .size_bytes = size_bytes, .write = write});
   }
-  template <typename T>
-  void Read(const Segment& segment, const T* array) {
-    Part(segment, array, /*write=*/false);
+  // The part of `array`, shard_elements of `element_bytes` each, that belongs to the segment.
+  void Read(const Segment& segment, const void* array, int64_t element_bytes) {
+    Part(segment, array, element_bytes, /*write=*/false);
   }
-  template <typename T>
-  void Write(const Segment& segment, T* array) {
-    Part(segment, array, /*write=*/true);
+  void Write(const Segment& segment, const void* array, int64_t element_bytes) {
+    Part(segment, array, element_bytes, /*write=*/true);
+  }
+  void ReadSums(const Segment& segment, const SumArgs& sum) {
+    for (const Slice& slice : sum.slices) Read(segment, slice.data, SizeBytes(slice.dtype));
+    Read(segment, sum.accumulator, sizeof(float));
+    Read(segment, sum.group_accumulator, sizeof(float));
   }
   std::vector<MemoryAccess> Take() { return std::move(list_); }
 
  private:
-  template <typename T>
-  void Part(const Segment& segment, const T* array, bool write) {
+  void Part(const Segment& segment, const void* array, int64_t element_bytes, bool write) {
     if (array == nullptr) return;
-    Whole(array + segment.shard_begin_element, segment.elements * static_cast<int64_t>(sizeof(T)), write);
+    Whole(static_cast<const std::byte*>(array) + segment.shard_begin_element * element_bytes,
+          segment.elements * element_bytes, write);
   }
   std::vector<MemoryAccess> list_;
 };
+
+// Whether the weights are where the rule reads them.
+bool ReadsWeights(const UpdateArgs& args) {
+  return args.weight_dtype == DType::kFp32 || args.kind.master != Master::kFp32;
+}
 
 }  // namespace
 
@@ -42,9 +51,10 @@ void ScanResult::Merge(const ScanResult& other) {
 std::vector<MemoryAccess> Accesses(const ReduceArgs& args) {
   AccessList list;
   for (const Segment& segment : args.segments) {
-    for (const Slice& slice : args.slices) list.Read(segment, slice.data);
-    list.Read(segment, args.accumulator_in);
-    list.Write(segment, args.accumulator_out);
+    list.ReadSums(segment, args.sum);
+    list.Write(segment, args.accumulator_out, sizeof(float));
+    list.Write(segment, args.group_accumulator_out, sizeof(float));
+    list.Write(segment, args.rounded_out, sizeof(Bf16));
   }
   list.Whole(args.scan, sizeof(ScanResult), /*write=*/true);
   return list.Take();
@@ -53,17 +63,20 @@ std::vector<MemoryAccess> Accesses(const ReduceArgs& args) {
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args) {
   AccessList list;
   for (const Segment& segment : args.segments) {
-    for (const Slice& slice : args.slices) list.Read(segment, slice.data);
-    list.Read(segment, args.accumulator);
-    for (float* array : {args.master, args.first_moment, args.second_moment}) {
-      list.Read(segment, array);
-      list.Write(segment, array);
+    list.ReadSums(segment, args.sum);
+    for (const float* array : {args.master, args.first_moment, args.second_moment}) {
+      list.Read(segment, array, sizeof(float));
+      list.Write(segment, array, sizeof(float));
     }
-    for (Bf16* destination : args.destinations) list.Write(segment, destination);
+    list.Read(segment, args.remainder, sizeof(uint16_t));
+    list.Write(segment, args.remainder, sizeof(uint16_t));
+    const int64_t weight_bytes = SizeBytes(args.weight_dtype);
+    if (ReadsWeights(args) && !args.destinations.empty()) list.Read(segment, args.destinations[0], weight_bytes);
+    for (const void* destination : args.destinations) list.Write(segment, destination, weight_bytes);
   }
   if (args.scalars != nullptr) {
     list.Whole(args.scalars, sizeof(UpdateScalars), /*write=*/false);
-    list.Whole(args.scalars->groups.data(), static_cast<int64_t>(args.scalars->groups.size() * sizeof(AdamWScalars)),
+    list.Whole(args.scalars->rules.data(), static_cast<int64_t>(args.scalars->rules.size() * sizeof(RuleScalars)),
                /*write=*/false);
   }
   return list.Take();
@@ -71,7 +84,14 @@ std::vector<MemoryAccess> Accesses(const UpdateArgs& args) {
 
 std::vector<MemoryAccess> Accesses(const ZeroArgs& args) {
   AccessList list;
-  list.Whole(args.gradient.data(), static_cast<int64_t>(args.gradient.size() * sizeof(Bf16)), /*write=*/true);
+  list.Whole(args.gradient.data, args.gradient.size_bytes, /*write=*/true);
+  return list.Take();
+}
+
+std::vector<MemoryAccess> Accesses(const CopyArgs& args) {
+  AccessList list;
+  list.Whole(args.from, args.size_bytes, /*write=*/false);
+  list.Whole(args.to, args.size_bytes, /*write=*/true);
   return list.Take();
 }
 

@@ -115,8 +115,7 @@ struct MemoryAccess {
   bool write = false;
 };
 /// All ranges that a launch touches: slices and state segment by segment (padding is not among them), scan and scalars
-/// whole. What the happens-before check and
-/// the poisoned-memory tests go by.
+/// whole. What the happens-before check and the poisoned-memory tests go by.
 std::vector<MemoryAccess> Accesses(const ReduceArgs& args);
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args);
 std::vector<MemoryAccess> Accesses(const ZeroArgs& args);

@@ -6,7 +6,9 @@
 #include "shardstep/comm/mutex.h"
 #include "shardstep/optimizer/cpu_block_kernels.h"
 #include "shardstep/optimizer/float_environment.h"
+#include "shardstep/optimizer/kernel_arguments.h"
 #include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/sum_schedule.h"
 #include "shardstep/optimizer/worker_pool.h"
 
 namespace shardstep {
@@ -59,26 +61,26 @@ class CpuShardKernels : public ShardKernels {
       : block_kernels_(block_kernels), pool_(std::move(pool)) {}
 
   absl::Status Reduce(const ReduceArgs& args, Stream& stream) override {
-    if (args.scan != nullptr && args.layout == nullptr) {
-      return absl::InvalidArgumentError("Reduce: a scan needs the layout");
-    }
-    return Enqueue("reduce", stream, [this, args] {
+    return Enqueue("reduce", args, stream, [this, args] {
       RunReduce(args);
       return absl::OkStatus();
     });
   }
 
   absl::Status Update(const UpdateArgs& args, Stream& stream) override {
-    if (args.master == nullptr || args.first_moment == nullptr || args.second_moment == nullptr) {
-      return absl::InvalidArgumentError("Update: master weights or a moment are missing");
-    }
-    if (args.scalars == nullptr) return absl::InvalidArgumentError("Update: scalars are missing");
-    return Enqueue("update", stream, [this, args] { return RunUpdate(args); });
+    return Enqueue("update", args, stream, [this, args] { return RunUpdate(args); });
   }
 
   absl::Status Zero(const ZeroArgs& args, Stream& stream) override {
-    return Enqueue("zero", stream, [args] {
-      std::fill(args.gradient.begin(), args.gradient.end(), Bf16());
+    return Enqueue("zero", args, stream, [view = args.gradient] {
+      std::fill_n(view.data, view.size_bytes, std::byte{0});
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status Copy(const CopyArgs& args, Stream& stream) override {
+    return Enqueue("copy", args, stream, [args] {
+      std::copy_n(static_cast<const std::byte*>(args.from), args.size_bytes, static_cast<std::byte*>(args.to));
       return absl::OkStatus();
     });
   }
@@ -86,7 +88,9 @@ class CpuShardKernels : public ShardKernels {
   absl::string_view target() const override { return block_kernels_.target; }
 
  private:
-  static absl::Status Enqueue(absl::string_view name, Stream& stream, HostStream::Work work) {
+  template <typename Args>
+  static absl::Status Enqueue(absl::string_view name, const Args& args, Stream& stream, HostStream::Work work) {
+    SHARDSTEP_RETURN_IF_ERROR(CheckArguments(args));
     auto* host_stream = dynamic_cast<HostStream*>(&stream);
     if (host_stream == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(name, ": kernels of the CPU need a host stream"));
@@ -121,10 +125,11 @@ class CpuShardKernels : public ShardKernels {
   }
 
   void RunReduce(const ReduceArgs& args) {
+    const SumSchedule schedule = MakeSumSchedule(args.sum);
     ForEachRun<ScanResult>(
         args.segments,
         [&](const BlockRun& run, ScanResult* scan) {
-          block_kernels_.reduce(args, run, args.scan == nullptr ? nullptr : scan);
+          block_kernels_.reduce(args, schedule, run, args.scan == nullptr ? nullptr : scan);
         },
         [&](const ScanResult& scan) {
           if (args.scan != nullptr) args.scan->Merge(scan);
@@ -134,14 +139,16 @@ class CpuShardKernels : public ShardKernels {
   absl::Status RunUpdate(const UpdateArgs& args) {
     if (!args.scalars->apply) return absl::OkStatus();
     for (const Segment& segment : args.segments) {
-      if (static_cast<size_t>(segment.group) >= args.scalars->groups.size()) {
-        return absl::InternalError(absl::StrCat("parameter ", segment.parameter, " is in group ", segment.group,
-                                                ", but there are scalars of ", args.scalars->groups.size()));
+      if (static_cast<size_t>(segment.scalars) >= args.scalars->rules.size()) {
+        return absl::InternalError(absl::StrCat("parameter ", segment.parameter, " has scalars number ",
+                                                segment.scalars, ", but there are ", args.scalars->rules.size()));
       }
     }
+    const SumSchedule schedule = MakeSumSchedule(args.sum);
     struct Nothing {};
     ForEachRun<Nothing>(
-        args.segments, [&](const BlockRun& run, Nothing*) { block_kernels_.update(args, run); }, [](const Nothing&) {});
+        args.segments, [&](const BlockRun& run, Nothing*) { block_kernels_.update(args, schedule, run); },
+        [](const Nothing&) {});
     return absl::OkStatus();
   }
 
