@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -129,18 +130,32 @@ class Loader {
     SHARDSTEP_RETURN_IF_ERROR(Annotate(matched.status(), path));
     *match = *std::move(matched);
     SHARDSTEP_ASSIGN_OR_RETURN(const DurableFile entry, directory_->OpenEntry(name));
-    const auto use = [&](StateKind kind, const OwnedRun& piece, absl::Span<const float> values) {
-      (*found)[static_cast<size_t>(kind)] +=
-          DigestOf(match->manifest_owner[static_cast<size_t>(piece.parameter)], piece.begin_element, values);
-      if (Keeps(kind, piece)) state_.Write(kind, piece.bucket, piece.shard_begin_element, values);
-    };
     for (int i = 0; i < static_cast<int>(manifest.files.size()); ++i) {
-      const std::vector<ShardRead> reads = ReadsFrom(manifest.files[static_cast<size_t>(i)], *match);
-      // A shard that nobody needs is looked at too: damage is found by this load, not by the next one.
-      if (reads.empty() && i % rendezvous_.world_size() != rendezvous_.rank()) continue;
-      SHARDSTEP_RETURN_IF_ERROR(ReadShard(entry, manifest, i, reads, use));
+      SHARDSTEP_RETURN_IF_ERROR(ReadFile(entry, manifest, i, *match, found));
     }
     return absl::OkStatus();
+  }
+
+  absl::Status ReadFile(const DurableFile& entry, const Manifest& manifest, int index, const TableMatch& match,
+                        std::vector<Digest>* found) {
+    std::optional<ShardReader> reader;
+    const auto open = [&]() -> absl::Status {
+      if (reader.has_value()) return absl::OkStatus();
+      SHARDSTEP_ASSIGN_OR_RETURN(ShardReader opened, ShardReader::Open(entry, manifest, index));
+      reader.emplace(std::move(opened));
+      return absl::OkStatus();
+    };
+    // A shard that nobody needs is looked at too: damage is found by this load, not by the next one.
+    if (index % rendezvous_.world_size() == rendezvous_.rank()) SHARDSTEP_RETURN_IF_ERROR(open());
+    const ManifestFile& file = manifest.files[static_cast<size_t>(index)];
+    return ForEachPart(file, match, [&](int64_t begin_byte, StateKind kind, const OwnedRun& part) -> absl::Status {
+      SHARDSTEP_RETURN_IF_ERROR(open());
+      return reader->Read(begin_byte, part, [&](const OwnedRun& piece, absl::Span<const float> values) {
+        (*found)[static_cast<size_t>(kind)] +=
+            DigestOf(match.manifest_owner[static_cast<size_t>(piece.parameter)], piece.begin_element, values);
+        if (Keeps(kind, piece)) state_.Write(kind, piece.bucket, piece.shard_begin_element, values);
+      });
+    });
   }
 
   bool Keeps(StateKind kind, const OwnedRun& run) const {
@@ -148,9 +163,10 @@ class Loader {
            (!target_.parameters[static_cast<size_t>(run.parameter)].frozen && state_.Has(kind, run.bucket));
   }
 
-  // All that this rank owns, also what it does not keep: so all of the file is verified.
-  std::vector<ShardRead> ReadsFrom(const ManifestFile& file, const TableMatch& match) const {
-    std::vector<ShardRead> reads;
+  // What a file has of all that this rank owns, in the order of the file; also what it does not keep, so that all of
+  // the file is verified. Ends with the first error.
+  absl::Status ForEachPart(const ManifestFile& file, const TableMatch& match,
+                           absl::FunctionRef<absl::Status(int64_t, StateKind, const OwnedRun&)> visit) const {
     int64_t position = file.data_begin_bytes;
     for (const ManifestRange& range : file.ranges) {
       const int parameter = match.layout_owner[static_cast<size_t>(range.parameter)];
@@ -162,13 +178,12 @@ class Loader {
         part.begin_element = std::max(run->begin_element, range.begin_element);
         part.end_element = std::min(run->end_element, range.end_element);
         part.shard_begin_element += part.begin_element - run->begin_element;
-        reads.push_back({.begin_byte = position + (part.begin_element - range.begin_element) * int64_t{sizeof(float)},
-                         .kind = range.kind,
-                         .run = part});
+        const int64_t offset = (part.begin_element - range.begin_element) * int64_t{sizeof(float)};
+        SHARDSTEP_RETURN_IF_ERROR(visit(position + offset, range.kind, part));
       }
       position += range.bytes();
     }
-    return reads;
+    return absl::OkStatus();
   }
 
   absl::Status VerifyDigests(const Manifest& manifest, absl::Span<const Digest> mine) {

@@ -80,51 +80,6 @@ class ChunkWriter {
   int64_t size_bytes_ = 0;
 };
 
-// Hands out verified bytes, and holds one chunk.
-class ChunkReader {
- public:
-  ChunkReader(const DurableFile* file, const ManifestFile* described, int64_t chunk_bytes)
-      : file_(file), described_(described), chunk_bytes_(chunk_bytes) {
-    chunk_.resize(static_cast<size_t>(std::min(chunk_bytes, described->size_bytes)));
-  }
-
-  // Bytes from `begin` of the file.
-  absl::Status Read(int64_t begin, absl::Span<char> bytes) {
-    while (!bytes.empty()) {
-      SHARDSTEP_RETURN_IF_ERROR(Load(begin / chunk_bytes_));
-      const int64_t offset = begin % chunk_bytes_;
-      const int64_t count = std::min(static_cast<int64_t>(bytes.size()), loaded_bytes_ - offset);
-      std::memcpy(bytes.data(), chunk_.data() + offset, static_cast<size_t>(count));
-      bytes.remove_prefix(static_cast<size_t>(count));
-      begin += count;
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  absl::Status Load(int64_t index) {
-    if (index == loaded_) return absl::OkStatus();
-    loaded_ = -1;
-    const int64_t begin = index * chunk_bytes_;
-    loaded_bytes_ = std::min(chunk_bytes_, described_->size_bytes - begin);
-    const absl::Span<char> bytes(chunk_.data(), static_cast<size_t>(loaded_bytes_));
-    SHARDSTEP_RETURN_IF_ERROR(file_->Read(begin, bytes));
-    if (ChunkHash(bytes) != described_->chunk_hashes[static_cast<size_t>(index)]) {
-      return absl::DataLossError(absl::StrCat(file_->path(), ": chunk ", index, " (bytes ", begin, " to ",
-                                              begin + loaded_bytes_, "): hash differs"));
-    }
-    loaded_ = index;
-    return absl::OkStatus();
-  }
-
-  const DurableFile* file_;
-  const ManifestFile* described_;
-  const int64_t chunk_bytes_;
-  std::vector<char> chunk_;
-  int64_t loaded_ = -1;
-  int64_t loaded_bytes_ = 0;
-};
-
 absl::Status CheckHeader(absl::string_view bytes, const Manifest& manifest, int index) {
   const ManifestFile& file = manifest.files[static_cast<size_t>(index)];
   SHARDSTEP_ASSIGN_OR_RETURN(const int64_t header_bytes, SafetensorsHeaderBytes(bytes, file.size_bytes));
@@ -234,35 +189,63 @@ absl::StatusOr<WrittenShard> WriteShard(const DurableFile& directory, const Mani
   return written;
 }
 
-absl::Status ReadShard(const DurableFile& directory, const Manifest& manifest, int index,
-                       absl::Span<const ShardRead> reads,
-                       absl::FunctionRef<void(StateKind, const OwnedRun& piece, absl::Span<const float> values)> use) {
+ShardReader::ShardReader(DurableFile file, const ManifestFile* described, int64_t chunk_bytes)
+    : file_(std::move(file)), described_(described), chunk_bytes_(chunk_bytes) {
+  chunk_.resize(static_cast<size_t>(std::min(chunk_bytes, described->size_bytes)));
+}
+
+absl::StatusOr<ShardReader> ShardReader::Open(const DurableFile& directory, const Manifest& manifest, int index) {
   const ManifestFile& described = manifest.files[static_cast<size_t>(index)];
-  SHARDSTEP_ASSIGN_OR_RETURN(const DurableFile file,
+  SHARDSTEP_ASSIGN_OR_RETURN(DurableFile file,
                              directory.OpenFile(ShardFileName(index, static_cast<int64_t>(manifest.files.size()))));
   SHARDSTEP_ASSIGN_OR_RETURN(const int64_t size_bytes, file.SizeBytes());
   if (size_bytes != described.size_bytes) {
     return absl::DataLossError(
         absl::StrCat(file.path(), ": ", size_bytes, " bytes, the manifest says ", described.size_bytes));
   }
-  ChunkReader reader(&file, &described, manifest.chunk_bytes);
-  {
-    std::string header(static_cast<size_t>(described.data_begin_bytes), '\0');
-    SHARDSTEP_RETURN_IF_ERROR(reader.Read(0, absl::MakeSpan(header.data(), header.size())));
-    SHARDSTEP_RETURN_IF_ERROR(Annotate(CheckHeader(header, manifest, index), file.path()));
-  }
+  ShardReader reader(std::move(file), &described, manifest.chunk_bytes);
+  std::string header(static_cast<size_t>(described.data_begin_bytes), '\0');
+  SHARDSTEP_RETURN_IF_ERROR(reader.ReadBytes(0, absl::MakeSpan(header.data(), header.size())));
+  SHARDSTEP_RETURN_IF_ERROR(Annotate(CheckHeader(header, manifest, index), reader.file_.path()));
+  return reader;
+}
+
+absl::Status ShardReader::Read(int64_t begin_byte, const OwnedRun& run, UseValues use) {
   absl::Status status;
-  PieceBuffer buffer;
-  for (const ShardRead& read : reads) {
-    ForEachPiece(read.run, [&](const OwnedRun& piece) {
-      if (!status.ok()) return;
-      const absl::Span<float> values = buffer.For(piece);
-      const int64_t offset = (piece.begin_element - read.run.begin_element) * int64_t{sizeof(float)};
-      status = reader.Read(read.begin_byte + offset, AsBytes(values));
-      if (status.ok()) use(read.kind, piece, values);
-    });
-    SHARDSTEP_RETURN_IF_ERROR(status);
+  ForEachPiece(run, [&](const OwnedRun& piece) {
+    if (!status.ok()) return;
+    const absl::Span<float> values = buffer_.For(piece);
+    const int64_t offset = (piece.begin_element - run.begin_element) * int64_t{sizeof(float)};
+    status = ReadBytes(begin_byte + offset, AsBytes(values));
+    if (status.ok()) use(piece, values);
+  });
+  return status;
+}
+
+absl::Status ShardReader::ReadBytes(int64_t begin_byte, absl::Span<char> bytes) {
+  while (!bytes.empty()) {
+    SHARDSTEP_RETURN_IF_ERROR(LoadChunk(begin_byte / chunk_bytes_));
+    const int64_t offset = begin_byte % chunk_bytes_;
+    const int64_t count = std::min(static_cast<int64_t>(bytes.size()), loaded_bytes_ - offset);
+    std::memcpy(bytes.data(), chunk_.data() + offset, static_cast<size_t>(count));
+    bytes.remove_prefix(static_cast<size_t>(count));
+    begin_byte += count;
   }
+  return absl::OkStatus();
+}
+
+absl::Status ShardReader::LoadChunk(int64_t index) {
+  if (index == loaded_) return absl::OkStatus();
+  loaded_ = -1;
+  const int64_t begin = index * chunk_bytes_;
+  loaded_bytes_ = std::min(chunk_bytes_, described_->size_bytes - begin);
+  const absl::Span<char> bytes(chunk_.data(), static_cast<size_t>(loaded_bytes_));
+  SHARDSTEP_RETURN_IF_ERROR(file_.Read(begin, bytes));
+  if (ChunkHash(bytes) != described_->chunk_hashes[static_cast<size_t>(index)]) {
+    return absl::DataLossError(absl::StrCat(file_.path(), ": chunk ", index, " (bytes ", begin, " to ",
+                                            begin + loaded_bytes_, "): hash differs"));
+  }
+  loaded_ = index;
   return absl::OkStatus();
 }
 

@@ -54,19 +54,30 @@ struct WrittenShard {
 absl::StatusOr<WrittenShard> WriteShard(const DurableFile& directory, const Manifest& manifest, int rank,
                                         int world_size, absl::Span<const OwnedRun> runs, const StateAccess& state);
 
-/// Elements of one kind that lie in a shard, and where this rank keeps them.
-struct ShardRead {
-  int64_t begin_byte = 0;  ///< in the file
-  StateKind kind = StateKind::kMaster;
-  OwnedRun run;
-};
+/// One shard of a checked manifest, to read: each chunk that is needed is read once, if reads ascend, and verified as a
+/// whole before any of its bytes are used. Holds one chunk. DataLoss names file, chunk and reason.
+class ShardReader {
+ public:
+  /// Compares size and header of shard `index`. `manifest` must outlive the reader.
+  static absl::StatusOr<ShardReader> Open(const DurableFile& directory, const Manifest& manifest, int index);
 
-/// Reads shard `index` of a checked manifest: compares size and header, then hands out the values of `reads`
-/// (ascending), in pieces as ForEachPiece makes them. Each chunk that is needed is read once and verified as a whole
-/// before any of its bytes are used. DataLoss names file, chunk and reason.
-absl::Status ReadShard(const DurableFile& directory, const Manifest& manifest, int index,
-                       absl::Span<const ShardRead> reads,
-                       absl::FunctionRef<void(StateKind, const OwnedRun& piece, absl::Span<const float> values)> use);
+  using UseValues = absl::FunctionRef<void(const OwnedRun& piece, absl::Span<const float> values)>;
+  /// Hands out the values of `run`, which begin at `begin_byte` of the file, in pieces as ForEachPiece makes them.
+  absl::Status Read(int64_t begin_byte, const OwnedRun& run, UseValues use);
+
+ private:
+  ShardReader(DurableFile file, const ManifestFile* described, int64_t chunk_bytes);
+  absl::Status ReadBytes(int64_t begin_byte, absl::Span<char> bytes);
+  absl::Status LoadChunk(int64_t index);
+
+  DurableFile file_;
+  const ManifestFile* described_;
+  int64_t chunk_bytes_;
+  std::vector<char> chunk_;
+  int64_t loaded_ = -1;  // index of the chunk in chunk_
+  int64_t loaded_bytes_ = 0;
+  PieceBuffer buffer_;
+};
 
 }  // namespace shardstep
 

@@ -59,24 +59,27 @@ TEST(CheckpointMemoryTest, K4ExtraMemoryIsOneChunk) {
   TemporaryDirectory directory;
   ThreadRendezvousGroup group(1);
   const std::unique_ptr<Rendezvous> rendezvous = group.Join(0);
-  RankState state(parameters, 1);
+  RankState state(parameters, 1, 0);
   CheckpointInfo info;
   info.step = 1;
   const std::vector<float> zeros(1000 * 1000);
   info.digests.assign(3, DigestOf(0, 0, absl::Span<const float>(zeros)));
   CheckpointPolicy policy;
   policy.chunk_bytes = kChunkBytes;
-  const std::vector<CheckpointArray> arrays = state.arrays();
+  info.parameters = TestModel(parameters).Infos();
+  const CheckpointTarget target = {.parameters = info.parameters};
 
   const int64_t save_bytes = ExtraBytes([&] {
-    const absl::Status status = SaveCheckpoint(directory.path(), state.layout, arrays, info, *rendezvous, policy);
+    const absl::Status status = SaveCheckpoint(directory.path(), state.layout, state.access, info, *rendezvous, policy);
     ASSERT_TRUE(status.ok()) << status;
   });
   EXPECT_GE(save_bytes, kChunkBytes);
   EXPECT_LE(save_bytes, kChunkBytes + kBesides);
 
-  const int64_t load_bytes = ExtraBytes(
-      [&] { ASSERT_TRUE(LoadCheckpoint(directory.path(), state.layout, arrays, *rendezvous, policy, nullptr).ok()); });
+  const int64_t load_bytes = ExtraBytes([&] {
+    ASSERT_TRUE(
+        LoadCheckpoint(directory.path(), state.layout, state.access, target, *rendezvous, policy, nullptr).ok());
+  });
   EXPECT_GE(load_bytes, kChunkBytes);
   EXPECT_LE(load_bytes, kChunkBytes + kBesides);
 }
@@ -101,8 +104,7 @@ class CountingFileSystem : public FileSystem {
 TEST(CheckpointMemoryTest, AShardIsWrittenInChunksOfTheSizeThatTheManifestNames) {
   TemporaryDirectory directory;
   CountingFileSystem file_system;
-  ExpectSaved(directory.path(),
-              {.parameters = {Spec("w", {5000})}, .chunk_bytes = 192, .file_systems = {&file_system}});
+  ExpectSaved(directory.path(), {.model = {Spec("w", {5000})}, .chunk_bytes = 192, .file_systems = {&file_system}});
   const int64_t shard_bytes =
       static_cast<int64_t>(std::filesystem::file_size(directory / "step-000000000001/shard-0-of-1.safetensors"));
   const auto whole_chunks = static_cast<size_t>(shard_bytes / 192);
@@ -115,7 +117,7 @@ TEST(CheckpointMemoryTest, EachRankReadsWhatItOwns) {
   // Whole buckets of blocks over four ranks; saved by one rank, so each of the four needs many places of one file.
   const std::vector<ParameterSpec> parameters = {Spec("w", {8, 1024})};
   TemporaryDirectory directory;
-  ExpectSaved(directory.path(), {.parameters = parameters, .world_size = 1, .chunk_bytes = 2048});
+  ExpectSaved(directory.path(), {.model = parameters, .world_size = 1, .chunk_bytes = 2048});
   CountingFileSystem file_systems[4];
   for (const LoadOutcome& outcome :
        LoadOnAll(directory.path(), 4, 1, parameters,

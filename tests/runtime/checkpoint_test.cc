@@ -30,7 +30,7 @@ TEST(CheckpointTest, K2LoadsAtAnyWorldSize) {
         ASSERT_TRUE(outcome.status.ok()) << outcome.status;
         EXPECT_TRUE(outcome.equal) << saved << " to " << loaded;
         EXPECT_THAT(outcome.warnings, IsEmpty());
-        const CheckpointInfo expected = InfoOf(RankState(MixedParameters(), 1).layout, 5, 12);
+        const CheckpointInfo expected = InfoOf(MixedParameters(), 5, 12);
         EXPECT_EQ(outcome.info.step, 12);
         EXPECT_EQ(outcome.info.applied_steps, expected.applied_steps);
         EXPECT_EQ(outcome.info.skipped_steps, expected.skipped_steps);
@@ -46,7 +46,7 @@ TEST(CheckpointTest, K2LoadsAtAnyWorldSize) {
 TEST(CheckpointTest, LoadsParametersInAnotherOrder) {
   TemporaryDirectory directory;
   std::vector<ParameterSpec> parameters = {Spec("a", {2, 3000}), Spec("b", {5})};
-  ExpectSaved(directory.path(), {.parameters = parameters, .world_size = 2});
+  ExpectSaved(directory.path(), {.model = parameters, .world_size = 2});
   std::swap(parameters[0], parameters[1]);
   for (const LoadOutcome& outcome : LoadOnAll(directory.path(), 3, 1, parameters)) {
     EXPECT_TRUE(outcome.status.ok()) << outcome.status;
@@ -57,7 +57,7 @@ TEST(CheckpointTest, LoadsParametersInAnotherOrder) {
 TEST(CheckpointTest, K7MismatchListsEveryName) {
   TemporaryDirectory directory;
   ExpectSaved(directory.path(),
-              {.parameters = {Spec("same", {3}), Spec("gone", {3}), Spec("flat", {4, 6})}, .world_size = 2});
+              {.model = {Spec("same", {3}), Spec("gone", {3}), Spec("flat", {4, 6})}, .world_size = 2});
   for (const LoadOutcome& outcome :
        LoadOnAll(directory.path(), 2, 1, {Spec("same", {3}), Spec("flat", {24}), Spec("new", {1})})) {
     EXPECT_EQ(outcome.status.code(), absl::StatusCode::kInvalidArgument);
@@ -77,9 +77,9 @@ TEST(CheckpointTest, NothingToLoadIsNotFound) {
 TEST(CheckpointTest, RanksThatDisagreeSaveNothing) {
   TemporaryDirectory directory;
   RunRanks(2, [&](int rank, Rendezvous& rendezvous) {
-    RankState state(MixedParameters(), 2);
-    const absl::Status status = SaveCheckpoint(directory.path(), state.layout, state.arrays(),
-                                               InfoOf(state.layout, 1, 7 + rank), rendezvous, {});
+    RankState state(MixedParameters(), 2, rank);
+    const absl::Status status = SaveCheckpoint(directory.path(), state.layout, state.access,
+                                               InfoOf(MixedParameters(), 1, 7 + rank), rendezvous, {});
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(status.message()), HasSubstr("step 7"));
     EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1"));
@@ -90,10 +90,10 @@ TEST(CheckpointTest, RanksThatDisagreeSaveNothing) {
 TEST(CheckpointTest, WrongDigestIsRefusedBeforeAnythingIsReplaced) {
   TemporaryDirectory directory;
   RunRanks(2, [&](int rank, Rendezvous& rendezvous) {
-    RankState state(MixedParameters(), 2);
-    state.Fill(rank, 1);
+    RankState state(MixedParameters(), 2, rank);
+    state.Fill(Salted(1));
     const absl::Status status =
-        SaveCheckpoint(directory.path(), state.layout, state.arrays(), InfoOf(state.layout, 2, 7), rendezvous, {});
+        SaveCheckpoint(directory.path(), state.layout, state.access, InfoOf(MixedParameters(), 2, 7), rendezvous, {});
     EXPECT_THAT(std::string(status.message()), HasSubstr("digest of master"));
   });
   EXPECT_THAT(Names(directory.path()), IsEmpty());
@@ -105,7 +105,7 @@ TEST(CheckpointTest, BadArgumentsAreNamed) {
   EXPECT_THAT(std::string(SaveOnAll(directory.path(), {.step = 1000000000000})[0].message()), HasSubstr("step"));
   EXPECT_THAT(std::string(SaveOnAll(directory.path(), {.keep = 0})[0].message()), HasSubstr("keep"));
   EXPECT_THAT(std::string(SaveOnAll(directory.path(), {.chunk_bytes = 100})[0].message()), HasSubstr("chunk_bytes"));
-  EXPECT_THAT(std::string(SaveOnAll(directory.path(), {.parameters = {Spec("\xff", {1})}})[0].message()),
+  EXPECT_THAT(std::string(SaveOnAll(directory.path(), {.model = {Spec("\xff", {1})}})[0].message()),
               HasSubstr("UTF-8"));
   EXPECT_THAT(Names(directory.path()), IsEmpty());
 }
@@ -198,18 +198,16 @@ TEST(CheckpointTest, D4EveryFailingCallLeavesTheLastGoodOne) {
     for (int failing = 0; failing < 2; ++failing) {
       for (int at = 0;; ++at) {
         TemporaryDirectory directory;
-        ExpectSaved(directory.path(), {.parameters = {Spec("w", {2000})}, .world_size = 2, .salt = 1, .step = 1});
+        ExpectSaved(directory.path(), {.model = {Spec("w", {2000})}, .world_size = 2, .salt = 1, .step = 1});
         FailingFileSystem broken;
         broken.fail_at = at;
         broken.error = at % 2 == 0 ? EIO : ENOSPC;
         FileSystem sound;
         std::vector<FileSystem*> file_systems = {&sound, &sound};
         file_systems[static_cast<size_t>(failing)] = &broken;
-        const std::vector<absl::Status> statuses = SaveOnAll(directory.path(), {.parameters = {Spec("w", {2000})},
-                                                                                .world_size = 2,
-                                                                                .salt = 2,
-                                                                                .step = step,
-                                                                                .file_systems = file_systems});
+        const std::vector<absl::Status> statuses = SaveOnAll(
+            directory.path(),
+            {.model = {Spec("w", {2000})}, .world_size = 2, .salt = 2, .step = step, .file_systems = file_systems});
         if (static_cast<int>(broken.calls.size()) <= at) break;
         // A close that only follows reading cannot lose anything.
         if (statuses[0].ok()) {
@@ -312,7 +310,7 @@ TEST(CheckpointTest, K8GoldenVersion1) {
 TEST(CheckpointTest, K8WriterMatchesGolden) {
   TemporaryDirectory directory;
   ExpectSaved(directory.path(),
-              {.parameters = {Spec("w", {11, 100}), Spec("b", {7})}, .world_size = 2, .salt = 8, .step = 7});
+              {.model = {Spec("w", {11, 100}), Spec("b", {7})}, .world_size = 2, .salt = 8, .step = 7});
   const std::string golden = std::string(SHARDSTEP_TESTDATA) + "/checkpoint_v1/step-000000000007";
   for (const char* name : {"shard-0-of-2.safetensors", "shard-1-of-2.safetensors"}) {
     EXPECT_EQ(ReadBytes(directory / "step-000000000007/" + name), ReadBytes(golden + "/" + name)) << name;
