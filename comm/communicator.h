@@ -65,7 +65,9 @@ static_assert(sizeof(SmallReduction) <= 1024);
 /// later on that stream. Addresses are fixed by Allocate. Per bucket and micro-step the order on every rank is
 ///   Exchange -> AwaitSlices -> (kernels read slices) -> Release;  the producer: AwaitReleased -> next gradients
 /// and per bucket and step: (kernels write Destinations) -> Publish -> AwaitPublished -> (the forward reads weights).
-/// Exchanges are issued in the same bucket order on every rank. `micro_step` and `step` count from 0 since creation.
+/// Exchanges are issued in the same bucket order on every rank. What awaits an operation of its own number also awaits
+/// this rank's part of it, on whichever of its streams that was enqueued, if it was enqueued before. `micro_step` and
+/// `step` count from 0 since creation.
 ///
 /// A wait that passes its deadline fails the stream with DeadlineExceeded, naming operation, bucket, micro-step or step
 /// and the ranks that did not arrive; after Abort on any rank every wait on every rank ends with Aborted naming that

@@ -118,7 +118,7 @@ absl::Status StepLauncher::LaunchAccumulate(const StepNode& node, Stream& stream
                                      .first_micro_batch = node.micro_step * world_size_,
                                      .accumulator = node.read_accumulator ? sum : nullptr},
                              .accumulator_out = sum,
-                             .scan = node.scan ? &scan_ : nullptr},
+                             .scan = node.scan ? &exchange_scan_ : nullptr},
                             stream);
 }
 
@@ -144,7 +144,7 @@ absl::Status StepLauncher::LaunchSumHost(const StepNode& node, int64_t exchange,
                                     .first_micro_batch = node.micro_step * world_size_},
                             .accumulator_out = rounds ? nullptr : static_cast<float*>(out),
                             .rounded_out = rounds ? static_cast<Bf16*>(out) : nullptr,
-                            .scan = node.scan ? &host_scan_ : nullptr},
+                            .scan = node.scan ? &exchange_scan_ : nullptr},
                            stream));
   }
   return absl::OkStatus();
@@ -241,10 +241,10 @@ void StepLauncher::SetDecisionInput(const DecisionInput& input) { decision_input
 
 void StepLauncher::LaunchContribute() {
   r_.update->Enqueue("Contribute", [this] {
-    scan_.Merge(host_scan_);
+    scan_.Merge(exchange_scan_);
     reduction_ = Contribute(decision_input_, scan_, r_.rank);
     scan_ = ScanResult();
-    host_scan_ = ScanResult();
+    exchange_scan_ = ScanResult();
     return absl::OkStatus();
   });
 }

@@ -124,8 +124,8 @@ class StepLauncher {
 
   // Written by work on the streams.
   DecisionInput decision_input_;
-  ScanResult scan_;       // update stream
-  ScanResult host_scan_;  // exchange stream
+  ScanResult scan_;           // of the update stream
+  ScanResult exchange_scan_;  // of the exchange stream
   SmallReduction reduction_;
   Decision decision_;
   UpdateScalars scalars_;

@@ -37,6 +37,15 @@ class PlanBuilder {
  private:
   bool Communicates() const { return plan_.communicates(); }
   Level OuterLevel() const { return plan_.two_levels ? Level::kNetwork : Level::kHost; }
+  int FirstActive() const {
+    const std::vector<bool>& active = plan_.input.active;
+    return static_cast<int>(std::find(active.begin(), active.end(), true) - active.begin());
+  }
+  int LastActive() const {
+    const std::vector<bool>& active = plan_.input.active;
+    return plan_.input.bucket_count() - 1 -
+           static_cast<int>(std::find(active.rbegin(), active.rend(), true) - active.rbegin());
+  }
   int Size() const { return static_cast<int>(plan_.nodes.size()); }
   StepNode& Add(StepOp op, StepStream stream, int bucket, int64_t micro_step, Level level = Level::kHost) {
     plan_.nodes.push_back({.op = op, .stream = stream, .level = level, .bucket = bucket, .micro_step = micro_step});
@@ -48,36 +57,42 @@ class PlanBuilder {
     if (plan_.gradients.local_sums) AddAccumulate(b, k);
     if (plan_.gradients.local_sums && !last) return;
     if (Communicates()) AddExchange(b, k);
-    // Slices that only Update reads need no AwaitSlices: the decision comes after every rank's exchanges.
-    if (!last || plan_.input.look_for_non_finite || !updates_from_slices_) AddReduce(b, k);
+    if (!last || plan_.input.look_for_non_finite || !updates_from_slices_) {
+      AddReduce(b, k);
+    } else if (plan_.gradients.local_sums && b == LastActive()) {
+      // Exchanges have an order, so the last one's slices prove that all are there.
+      Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k);
+    }
+    // Other slices that only Update reads need no AwaitSlices: the decision comes after every caller's exchanges.
     if (Communicates() && !(last && updates_from_slices_)) AddRelease(b, k);
   }
 
   void AddAccumulate(int b, int64_t k) {
-    // What the sums were exchanged from in the step before is theirs again once every owner has read it.
-    if (k == 0) Add(StepOp::kAwaitReleased, StepStream::kUpdate, b, -1);
-    StepNode& accumulate = Add(StepOp::kAccumulate, StepStream::kUpdate, b, k);
+    if (k == 0 && OverwritesSums(b)) Add(StepOp::kAwaitReleased, StepStream::kExchange, b, -1);
+    StepNode& accumulate = Add(StepOp::kAccumulate, StepStream::kExchange, b, k);
     accumulate.read_accumulator = k > 0;
     accumulate.scan = plan_.input.look_for_non_finite;
     accumulate.waits_for_caller = true;
   }
 
+  // Whether the step before may still be reading what bucket b's local sums are about to overwrite. With two levels the
+  // exchange stream has passed that step's publishing. Where updates read the sums, they end with the bucket that is
+  // the first one here.
+  bool OverwritesSums(int b) const {
+    if (plan_.two_levels) return false;
+    return !updates_from_slices_ || b == FirstActive();
+  }
+
   void AddExchange(int b, int64_t k) {
+    const bool separate = plan_.gradients.local_sums || traits_.host.separate_exchange_stream;
+    StepNode& exchange = Add(StepOp::kExchange, separate ? StepStream::kExchange : StepStream::kCaller, b, k);
+    // Local sums come from the same stream.
+    exchange.waits_for_caller = separate && !plan_.gradients.local_sums;
     if (plan_.two_levels) {
-      Add(StepOp::kExchange, plan_.gradients.local_sums ? StepStream::kUpdate : StepStream::kCaller, b, k);
       AddNetworkExchange(b, k);
-      return;
-    }
-    const bool separate = traits_.host.separate_exchange_stream;
-    const StepStream together = plan_.gradients.local_sums ? StepStream::kUpdate : StepStream::kCaller;
-    const int before = Size() - 1;
-    StepNode& exchange = Add(StepOp::kExchange, separate ? StepStream::kExchange : together, b, k);
-    if (separate && plan_.gradients.local_sums) {
-      exchange.waits.push_back(before);
     } else {
-      exchange.waits_for_caller = separate;
+      AddRingWait(&exchange);
     }
-    AddRingWait(&exchange);
   }
 
   // The host's gradients, or sums of them, leave for the owners on other hosts.
@@ -103,12 +118,7 @@ class PlanBuilder {
   void AddReduce(int b, int64_t k) {
     const bool last = k == plan_.input.micro_steps - 1;
     const bool scan = plan_.input.look_for_non_finite;
-    if (Communicates()) {
-      const int exchange = Size() - 1;
-      StepNode& await = Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k, OuterLevel());
-      // This host's own part of the slices was awaited, or made, on the exchange stream.
-      if (plan_.two_levels) await.waits.push_back(exchange);
-    }
+    if (Communicates()) Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k, OuterLevel());
     const int64_t n = plan_.input.world_size;
     const int64_t group = plan_.input.sum_group;
     StepNode& reduce = Add(StepOp::kReduce, StepStream::kUpdate, b, k);
@@ -148,9 +158,8 @@ class PlanBuilder {
     const int updated = Size() - 1;
     if (updates_from_slices_) Add(StepOp::kRelease, StepStream::kUpdate, b, plan_.input.micro_steps - 1);
     if (plan_.two_levels) {
-      const int published = Size();
       Add(StepOp::kPublish, StepStream::kUpdate, b, -1, Level::kNetwork);
-      Add(StepOp::kAwaitPublished, StepStream::kExchange, b, -1, Level::kNetwork).waits.push_back(published);
+      Add(StepOp::kAwaitPublished, StepStream::kExchange, b, -1, Level::kNetwork);
       Add(StepOp::kPublish, StepStream::kExchange, b, -1);
       return;
     }

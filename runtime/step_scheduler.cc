@@ -158,7 +158,10 @@ absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
 
 namespace {
 
-bool ReadsGradients(const StepNode& node) { return node.read_slices || node.op == StepOp::kAccumulate; }
+// Whether the node reads this rank's gradients where the caller wrote them.
+bool ReadsGradients(const StepPlan& plan, const StepNode& node) {
+  return plan.gradients.local_sums ? node.op == StepOp::kAccumulate : node.read_slices;
+}
 
 }  // namespace
 
@@ -171,7 +174,7 @@ absl::Status StepScheduler::Issue(int first, int last) {
     launch_error_.Update(Annotate(launcher_.Launch(plan_, node, position_, stream), ToString(node)));
     if (!launch_error_.ok()) return Healthy();
     done_[i] = stream.Record();
-    if (ReadsGradients(node)) read_done_[node.bucket] = done_[i];
+    if (ReadsGradients(plan_, node)) read_done_[node.bucket] = done_[i];
     if (node.op == StepOp::kUpdate) weights_done_[node.bucket] = done_[i];
   }
   return absl::OkStatus();
