@@ -85,16 +85,35 @@ Json RoundTripsJson(const std::vector<RoundTrip>& round_trips) {
   return result;
 }
 
+Json TrainingsJson(const MasterTrainings& trainings, const MasterTrainingOptions& options) {
+  Json runs = Json::array();
+  for (const MasterTraining& run : trainings.runs) {
+    Json curve = Json::array();
+    for (const LossAtStep& loss : run.held_out) {
+      curve.push_back({{"step", loss.step}, {"bits_per_byte", loss.bits_per_byte}});
+    }
+    runs.push_back({{"master", run.name}, {"master_bytes", run.master_bytes}, {"held_out", std::move(curve)}});
+  }
+  return {{"parameters", trainings.parameters},
+          {"settings", trainings.settings},
+          {"steps", options.steps},
+          {"learning_rate", options.learning_rate},
+          {"runs", std::move(runs)}};
+}
+
 }  // namespace
 
 std::string PrecisionJson(const PrecisionResults& results) {
-  const Json json = {{"options", OptionsJson(results.options)},
-                     {"one_update", OneUpdateJson(results.inputs, results.one_update)},
-                     {"many_updates", ManyUpdatesJson(results.many_updates)},
-                     {"micro_gradient_sums", SumsJson(results.micro_gradient_sums)},
-                     {"rank_sums", SumsJson(results.rank_sums)},
-                     {"formats", FormatsJson(results.formats)},
-                     {"round_trips", RoundTripsJson(results.round_trips)}};
+  Json json = {{"options", OptionsJson(results.options)},
+               {"one_update", OneUpdateJson(results.inputs, results.one_update)},
+               {"many_updates", ManyUpdatesJson(results.many_updates)},
+               {"micro_gradient_sums", SumsJson(results.micro_gradient_sums)},
+               {"rank_sums", SumsJson(results.rank_sums)},
+               {"formats", FormatsJson(results.formats)},
+               {"round_trips", RoundTripsJson(results.round_trips)}};
+  if (!results.trainings.runs.empty()) {
+    json["trainings"] = TrainingsJson(results.trainings, results.options.training);
+  }
   return json.dump(2) + "\n";
 }
 

@@ -12,33 +12,62 @@
 namespace shardstep {
 namespace {
 
+// What a flag sets: a field of PrecisionOptions, or of its `training`.
+template <auto member>
+auto& Field(PrecisionOptions& options) {
+  return options.*member;
+}
+template <auto member>
+auto& TrainingField(PrecisionOptions& options) {
+  return options.training.*member;
+}
+
 struct CountFlag {
   const char* name;
-  int64_t PrecisionOptions::*field;
+  int64_t& (*field)(PrecisionOptions&);
   int64_t smallest;
   int64_t largest;
   const char* help;
 };
 
 constexpr CountFlag kCountFlags[] = {
-    {"steps", &PrecisionOptions::steps, 1, kMaxUpdateSteps, "updates of one weight"},
-    {"stochastic_weights", &PrecisionOptions::stochastic_weights, 1, 1 << 16, "weights rounded at random"},
-    {"elements", &PrecisionOptions::elements, 2, 1 << 20, "elements of the sums; at least max_ranks"},
-    {"max_count", &PrecisionOptions::max_count, 2, 1 << 20, "sums of 2, 4, ... up to this many micro-gradients"},
-    {"max_ranks", &PrecisionOptions::max_ranks, 2, 1 << 16, "sums over 2, 4, ... up to this many ranks"},
-    {"seed", &PrecisionOptions::seed, 0, std::numeric_limits<int64_t>::max(), "of everything random"},
+    {"steps", Field<&PrecisionOptions::steps>, 1, kMaxUpdateSteps, "updates of one weight"},
+    {"stochastic_weights", Field<&PrecisionOptions::stochastic_weights>, 1, 1 << 16, "weights rounded at random"},
+    {"elements", Field<&PrecisionOptions::elements>, 2, 1 << 20, "elements of the sums; at least max_ranks"},
+    {"max_count", Field<&PrecisionOptions::max_count>, 2, 1 << 20, "sums of 2, 4, ... up to this many micro-gradients"},
+    {"max_ranks", Field<&PrecisionOptions::max_ranks>, 2, 1 << 16, "sums over 2, 4, ... up to this many ranks"},
+    {"seed", Field<&PrecisionOptions::seed>, 0, std::numeric_limits<int64_t>::max(), "of everything random"},
+    {"train_steps", TrainingField<&MasterTrainingOptions::steps>, 1, 1'000'000, "steps of each training run"},
+    {"train_layers", TrainingField<&MasterTrainingOptions::layers>, 1, 64, "of the model that is trained"},
+    {"train_width", TrainingField<&MasterTrainingOptions::width>, kTrainingHeadWidth, 4096,
+     "of the model; a multiple of 32"},
 };
 
 struct PathFlag {
   const char* name;
-  std::string PrecisionOptions::*field;
+  std::string& (*field)(PrecisionOptions&);
   const char* help;
 };
 
 constexpr PathFlag kPathFlags[] = {
-    {"json", &PrecisionOptions::json_file, "a file for all results as one JSON object"},
-    {"gnuplot", &PrecisionOptions::gnuplot_directory, "a folder for data files and plots.gp, which draws them"},
+    {"data", TrainingField<&MasterTrainingOptions::data_file>,
+     "a text to train a small GPT on, four times; minutes, not seconds"},
+    {"json", Field<&PrecisionOptions::json_file>, "a file for all results as one JSON object"},
+    {"gnuplot", Field<&PrecisionOptions::gnuplot_directory>, "a folder for data files and plots.gp, which draws them"},
 };
+
+constexpr char kLearningRateFlag[] = "train_learning_rate";
+constexpr double kLargestLearningRate = 1000;
+
+absl::Status SetLearningRate(absl::string_view text, PrecisionOptions* options) {
+  double value = 0;
+  if (!absl::SimpleAtod(text, &value) || !(value > 0 && value <= kLargestLearningRate)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", kLearningRateFlag, "=", text, ": must be positive and at most ", kLargestLearningRate));
+  }
+  options->training.learning_rate = value;
+  return absl::OkStatus();
+}
 
 absl::Status SetCount(const CountFlag& flag, absl::string_view text, PrecisionOptions* options) {
   int64_t value = 0;
@@ -46,7 +75,7 @@ absl::Status SetCount(const CountFlag& flag, absl::string_view text, PrecisionOp
     return absl::InvalidArgumentError(
         absl::StrCat("--", flag.name, "=", text, ": must be an integer from ", flag.smallest, " to ", flag.largest));
   }
-  options->*flag.field = value;
+  flag.field(*options) = value;
   return absl::OkStatus();
 }
 
@@ -54,12 +83,13 @@ absl::Status SetFlag(absl::string_view name, absl::string_view value, PrecisionO
   const auto is_named = [&](const auto& flag) { return flag.name == name; };
   const auto* count = std::find_if(std::begin(kCountFlags), std::end(kCountFlags), is_named);
   if (count != std::end(kCountFlags)) return SetCount(*count, value, options);
+  if (name == kLearningRateFlag) return SetLearningRate(value, options);
   const auto* path = std::find_if(std::begin(kPathFlags), std::end(kPathFlags), is_named);
   if (path == std::end(kPathFlags)) {
     return absl::InvalidArgumentError(absl::StrCat("unknown flag --", name, "; --help lists all"));
   }
   if (value.empty()) return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a path"));
-  options->*path->field = std::string(value);
+  path->field(*options) = std::string(value);
   return absl::OkStatus();
 }
 
@@ -91,19 +121,26 @@ absl::StatusOr<PrecisionOptions> ParsePrecisionOptions(absl::Span<const char* co
     return absl::InvalidArgumentError(absl::StrCat("--elements=", options.elements, ": must be at least max_ranks, ",
                                                    options.max_ranks, ", so that every rank owns some"));
   }
+  if (options.training.width % kTrainingHeadWidth != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--train_width=", options.training.width, ": must be a multiple of ", kTrainingHeadWidth));
+  }
+  options.training.seed = static_cast<uint64_t>(options.seed);
   return options;
 }
 
 std::string PrecisionHelp() {
   std::string text = "shardstep_precision: what rounding does to weights and sums of gradients, measured.\n\n";
-  const PrecisionOptions defaults;
+  PrecisionOptions defaults;
   for (const CountFlag& flag : kCountFlags) {
-    absl::StrAppendFormat(&text, "  --%-24s%s (%d)\n", absl::StrCat(flag.name, "=N"), flag.help, defaults.*flag.field);
+    absl::StrAppendFormat(&text, "  --%-24s%s (%d)\n", absl::StrCat(flag.name, "=N"), flag.help, flag.field(defaults));
   }
+  absl::StrAppendFormat(&text, "  --%-24s%s (%g)\n", absl::StrCat(kLearningRateFlag, "=X"), "the highest one",
+                        defaults.training.learning_rate);
   for (const PathFlag& flag : kPathFlags) {
     absl::StrAppendFormat(&text, "  --%-24s%s\n", absl::StrCat(flag.name, "=PATH"), flag.help);
   }
-  absl::StrAppend(&text, "\nExit codes: 0 done, 64 command line, 74 input or output.\n");
+  absl::StrAppend(&text, "\nExit codes: 0 done, 64 command line, 65 bad data, 74 input or output.\n");
   return text;
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/types/span.h"
 #include "shardstep/comm/status.h"
+#include "shardstep/tools/precision/master_training.h"
 
 namespace shardstep {
 
@@ -17,8 +18,9 @@ struct PrecisionOptions {
   int64_t max_count = 4096;
   int64_t max_ranks = 1024;
   int64_t seed = 1;
-  std::string json_file;          ///< empty: none
-  std::string gnuplot_directory;  ///< empty: none
+  MasterTrainingOptions training;  ///< without a data file there is none
+  std::string json_file;           ///< empty: none
+  std::string gnuplot_directory;   ///< empty: none
   bool help = false;
 };
 

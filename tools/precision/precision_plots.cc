@@ -1,31 +1,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
+#include "shardstep/tools/gnuplot.h"
 #include "shardstep/tools/precision/precision_results.h"
 
 namespace shardstep {
 namespace {
 
-constexpr char kStyle[] = R"gnuplot(# Draws every plot as SVG and PNG: cd to this folder, then gnuplot plots.gp
-set datafile missing "?"
-set grid lt 1 lw 1 lc rgb "#cccccc"
-set rmargin 5
-set border 3
-set tics nomirror out
-set style line 1 lc rgb "#c0392b" lw 2.5 pt 7 ps 0.8
-set style line 2 lc rgb "#e08e0b" lw 1.5 pt 5 ps 0.8
-set style line 3 lc rgb "#1f5fa8" lw 2.5 pt 9 ps 0.9
-set style line 4 lc rgb "#222222" lw 1.5 dt 2
-)gnuplot";
-
-constexpr char kSvg[] = R"(
-set terminal svg size 900,540 font "sans-serif,14" background rgb "white"
-)";
-constexpr char kPng[] = R"(
-set terminal pngcairo size 1350,810 font "sans,16" background rgb "white"
-)";
-
-// KIND is the suffix of the terminal set before. Both plots of sums have the same axis of errors, to be compared.
+// Both plots of sums have the same axis of errors, to be compared.
 constexpr char kPlots[] = R"gnuplot(
 set output "weight_over_steps.KIND"
 unset logscale
@@ -68,10 +49,24 @@ plot "rank_sums.dat" using 1:2 with linespoints ls 1 title "bf16 ring, rounded a
 unset output
 )gnuplot";
 
-std::string Script() {
-  return absl::StrCat(kStyle, kSvg, absl::StrReplaceAll(kPlots, {{"KIND", "svg"}}), kPng,
-                      absl::StrReplaceAll(kPlots, {{"KIND", "png"}}));
-}
+// Of the four curves.
+constexpr char kTrainingPlot[] = R"gnuplot(
+set output "master_training.KIND"
+unset logscale
+set xtics autofreq
+set format x "%.0f"
+set format y "%g"
+set yrange [*:*]
+set title "The same training run with another master each time"
+set xlabel "steps"
+set ylabel "held-out bits per byte"
+set key right top Right noreverse
+plot "master_training.dat" using 1:4 with linespoints ls 1 title "no master, rounded to nearest", \
+     "" using 1:5 with linespoints ls 2 title "no master, rounded at random", \
+     "" using 1:3 with linespoints ls 5 title "SPLIT", \
+     "" using 1:2 with linespoints ls 3 title "FP32"
+unset output
+)gnuplot";
 
 std::string WeightsData(const ManyUpdates& updates) {
   std::string text = "# step exact bf16_nearest bf16_stochastic fp32\n";
@@ -94,13 +89,33 @@ std::string SumsData(const std::vector<SumErrors>& sums) {
   return text;
 }
 
+std::string TrainingData(const MasterTrainings& trainings) {
+  std::string text = "# step fp32 split none_nearest none_stochastic: held-out bits per byte\n";
+  for (size_t i = 0; i < trainings.runs.front().held_out.size(); ++i) {
+    absl::StrAppend(&text, trainings.runs.front().held_out[i].step);
+    for (const MasterTraining& run : trainings.runs) {
+      absl::StrAppendFormat(&text, " %.17g", run.held_out[i].bits_per_byte);
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
+}
+
 }  // namespace
 
 std::vector<PlotFile> PrecisionPlots(const PrecisionResults& results) {
-  return {{"weight_over_steps.dat", WeightsData(results.many_updates)},
-          {"micro_gradient_sums.dat", SumsData(results.micro_gradient_sums)},
-          {"rank_sums.dat", SumsData(results.rank_sums)},
-          {"plots.gp", Script()}};
+  std::vector<PlotFile> files = {
+      {"weight_over_steps.dat", WeightsData(results.many_updates)},
+      {"micro_gradient_sums.dat", SumsData(results.micro_gradient_sums)},
+      {"rank_sums.dat", SumsData(results.rank_sums)},
+  };
+  if (results.trainings.runs.empty()) {
+    files.push_back({"plots.gp", GnuplotScript(kPlots)});
+  } else {
+    files.push_back({"master_training.dat", TrainingData(results.trainings)});
+    files.push_back({"plots.gp", GnuplotScript(absl::StrCat(kPlots, kTrainingPlot))});
+  }
+  return files;
 }
 
 }  // namespace shardstep

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "shardstep/tools/precision/precision_results.h"
 
 namespace shardstep {
@@ -104,6 +105,21 @@ void AppendRoundTrips(const std::vector<RoundTrip>& round_trips, std::string* te
   }
 }
 
+void AppendTrainings(const MasterTrainings& trainings, std::string* text) {
+  const double with_fp32 = trainings.runs.front().last_bits_per_byte();
+  absl::StrAppendFormat(text, "\n(e) A byte-level GPT of %d parameters, trained %d times on the same data\n",
+                        trainings.parameters, trainings.runs.size());
+  for (const absl::string_view line : absl::StrSplit(trainings.settings, '\n')) {
+    absl::StrAppend(text, "    ", line, "\n");
+  }
+  absl::StrAppendFormat(text, "  %-24s  %20s  %26s  %16s\n", "master", "bytes per parameter", "held-out bits per byte",
+                        "more than FP32");
+  for (const MasterTraining& run : trainings.runs) {
+    absl::StrAppendFormat(text, "  %-24s  %20d  %26.4f  %+16.4f\n", run.name, run.master_bytes,
+                          run.last_bits_per_byte(), run.last_bits_per_byte() - with_fp32);
+  }
+}
+
 }  // namespace
 
 std::string PrecisionTables(const PrecisionResults& results) {
@@ -113,6 +129,7 @@ std::string PrecisionTables(const PrecisionResults& results) {
   AppendAllSums(results, &text);
   AppendFormats(results.formats, &text);
   AppendRoundTrips(results.round_trips, &text);
+  if (!results.trainings.runs.empty()) AppendTrainings(results.trainings, &text);
   return text;
 }
 

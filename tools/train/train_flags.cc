@@ -1,6 +1,7 @@
 // The command line of shardstep_train: flags are shorthands for paths of proto/train.proto.
 #include <algorithm>
 #include <iterator>
+#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,20 @@ constexpr Shorthand kShorthands[] = {
     {"learning_rate", "schedule.learning_rate", "the highest one"},
     {"warmup_steps", "schedule.warmup_steps", "steps of linear warm-up"},
     {"max_norm", "schedule.max_norm", "clip the gradient's global norm to this"},
+    {"rule", "optimizer.group[0].rule", "of the update: adamw, sgd or lion"},
+    {"beta1", "optimizer.group[0].rule.beta1", "of adamw or lion"},
+    {"beta2", "optimizer.group[0].rule.beta2", "of adamw or lion"},
+    {"momentum", "optimizer.group[0].rule.momentum", "of sgd; 0: none is kept"},
+    {"nesterov", "optimizer.group[0].rule.nesterov", "of sgd", true},
+    {"weight_decay", "optimizer.group[0].rule.weight_decay", "of matrices"},
+    {"master", "optimizer.group[0].master", "what stands behind the weights: FP32, SPLIT or NONE"},
+    {"rounding", "optimizer.group[0].rounding", "of weights without a master: NEAREST or STOCHASTIC"},
+    {"rounding_seed", "optimizer.rounding_seed", "of stochastic rounding"},
+    {"weights", "optimizer.weights", "once per host, SHARED, or per rank, PRIVATE"},
+    {"accumulation", "optimizer.accumulation", "of micro-steps: SHARDED, or LOCAL, which gives other bits"},
+    {"sum_group", "optimizer.sum_group", "micro-batches that are summed first"},
+    {"host_sum", "optimizer.host_sum", "what a host sends: EXACT, or ROUNDED, which gives other bits"},
+    {"max_message_bytes", "optimizer.max_message_bytes", "longer messages between hosts are cut"},
     {"seed", "schedule.seed", "of initial weights and of the order of the text"},
     {"layers", "model.layers", "blocks of the model"},
     {"width", "model.width", "a multiple of heads"},
@@ -39,10 +54,13 @@ constexpr Shorthand kShorthands[] = {
     {"checkpoint_interval", "checkpoint.interval_steps", "steps between checkpoints; 0: only at the end"},
     {"resume", "checkpoint.resume", "start from the newest whole checkpoint, if any", true},
     {"stop_after", "run.stop_after", "save after this step of the schedule, and exit"},
-    {"backend", "run.backend", "SHM: ranks are processes under mpirun; INPROC: threads"},
-    {"ranks", "run.ranks", "threads that are ranks, with INPROC"},
+    {"backend", "run.backend", "SHM: ranks are processes under mpirun; INPROC: threads; TCP: processes"},
+    {"ranks", "run.ranks", "threads with INPROC, processes with TCP"},
+    {"address", "run.address", "host:port of rank 0, with TCP"},
+    {"rank", "run.rank", "which one this process is, with TCP"},
     {"compute_threads", "run.compute_threads", "threads of one rank's forward and backward"},
     {"records", "run.records", "a file for one line of JSON per step"},
+    {"plot", "run.plot", "draws the run to this and .loss.svg, .phases.svg, .png; needs gnuplot"},
     {"poison_step", "run.poison_step", "write a NaN into a gradient of this step, to watch it being skipped"},
 };
 
@@ -83,6 +101,10 @@ absl::StatusOr<Flag> TakeFlag(absl::Span<const char* const>* arguments) {
   return Flag{std::string(text), value};
 }
 
+absl::Status SetTwice(absl::string_view flag, absl::string_view path, absl::string_view earlier_flag) {
+  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " was already set by ", earlier_flag));
+}
+
 absl::StatusOr<Override> MakeOverride(const Flag& flag) {
   if (flag.name != "set") {
     SHARDSTEP_ASSIGN_OR_RETURN(const Shorthand* shorthand, FindShorthand(flag.name));
@@ -95,11 +117,24 @@ absl::StatusOr<Override> MakeOverride(const Flag& flag) {
   return Override{"--set", flag.value.substr(0, equals), flag.value.substr(equals + 1)};
 }
 
+/// Whatever their order, the choice of a rule comes before its settings.
+absl::Status ApplyOverrides(std::vector<Override> overrides, proto::Train* message) {
+  std::stable_partition(overrides.begin(), overrides.end(),
+                        [](const Override& override) { return absl::EndsWith(override.path, ".rule"); });
+  std::map<std::string, std::string> flag_by_path;
+  for (const Override& override : overrides) {
+    const std::string path = ResolveOneofs(override.path, *message);
+    const auto [earlier, is_new] = flag_by_path.emplace(path, override.flag);
+    if (!is_new) return SetTwice(override.flag, path, earlier->second);
+    SHARDSTEP_RETURN_IF_ERROR(Annotate(SetOption(path, override.value, message), override.flag));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status AddOverride(const Flag& flag, CommandLine* result) {
   SHARDSTEP_ASSIGN_OR_RETURN(const Override added, MakeOverride(flag));
   for (const Override& earlier : result->overrides) {
-    if (earlier.path != added.path) continue;
-    return absl::InvalidArgumentError(absl::StrCat(added.flag, ": ", added.path, " was already set by ", earlier.flag));
+    if (earlier.path == added.path) return SetTwice(added.flag, added.path, earlier.flag);
   }
   result->overrides.push_back(added);
   return absl::OkStatus();
@@ -128,9 +163,7 @@ absl::StatusOr<TrainOptions> ReadTrainOptions(const CommandLine& command_line) {
   if (command_line.options_file.has_value()) {
     SHARDSTEP_RETURN_IF_ERROR(ReadOptionsFile(*command_line.options_file, &message));
   }
-  for (const Override& override : command_line.overrides) {
-    SHARDSTEP_RETURN_IF_ERROR(Annotate(SetOption(override.path, override.value, &message), override.flag));
-  }
+  SHARDSTEP_RETURN_IF_ERROR(ApplyOverrides(command_line.overrides, &message));
   return TrainOptionsFromProto(message);
 }
 
@@ -138,9 +171,11 @@ std::string TrainHelp() {
   std::string text =
       "shardstep_train: trains a byte-level GPT on a file, on as many ranks as mpirun starts.\n\n"
       "  --options FILE            options in protobuf text format, message Train of proto/train.proto\n"
-      "  --set PATH=VALUE          overrides one field, e.g. --set optimizer.group[0].beta2=0.95\n"
+      "  --set PATH=VALUE          overrides one field, e.g. --set optimizer.group[1].adamw.beta2=0.95\n"
       "  --help                    this text\n\n"
-      "Shorthands, each for the path in brackets; flags override the file:\n";
+      "Shorthands, each for the path in brackets; flags override the file. Parameter group 0 is the matrices; group "
+      "1,\n"
+      "biases, norms and embeddings, is group 0 without weight decay unless the options have a group[1].\n";
   for (const Shorthand& shorthand : kShorthands) {
     absl::StrAppendFormat(&text, "  --%-24s%s [%s]\n", shorthand.flag, shorthand.help, shorthand.path);
   }

@@ -6,29 +6,21 @@
 #include <cstdlib>
 #include <iostream>
 #include <memory>
-#include <thread>
-#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "shardstep/comm/inproc/thread_rendezvous.h"
+#include "shardstep/comm/mpi/mpi_communicator.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
-#include "shardstep/comm/shm/shared_memory_communicator.h"
 #include "shardstep/tools/exit_code.h"
 #include "shardstep/tools/train/corpus.h"
+#include "shardstep/tools/train/run_rank.h"
 #include "shardstep/tools/train/train_options.h"
-#include "shardstep/tools/train/trainer.h"
+#include "shardstep/tools/train/train_report.h"
 
 namespace shardstep {
 namespace {
 
 constexpr int kUsualColumns = 80;
-
-// How a rank ended: the status and what it was doing.
-struct Outcome {
-  absl::Status status;
-  Phase phase = Phase::kSetup;
-};
 
 int Report(const Outcome& outcome, int rank) {
   const ExitCode code = ExitCodeOf(outcome.status, outcome.phase);
@@ -52,42 +44,28 @@ int TerminalColumns() {
   return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kUsualColumns;
 }
 
-Outcome RunRank(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous) {
-  const SharedMemoryOptions shared_memory{.wait_deadline = options.optimizer.wait_deadline};
-  auto communicator = options.backend == TrainBackend::kShm ? CreateShmCommunicator(rendezvous, shared_memory)
-                                                            : CreateInprocCommunicator(rendezvous, shared_memory);
-  Outcome outcome{communicator.status()};
-  if (communicator.ok()) {
-    auto trainer = Trainer::Create(options, corpus, rendezvous, *std::move(communicator), std::cout, TerminalColumns());
-    outcome.status = trainer.status();
-    if (trainer.ok()) {
-      outcome = {(*trainer)->Run(), Phase::kRun};
-      if (!outcome.status.ok()) (*trainer)->Abort(outcome.status);
-    }
-  }
-  // The others may be in a meeting, where no abort of the data path reaches them.
-  if (!outcome.status.ok()) rendezvous.Fail(outcome.status);
-  return outcome;
-}
+TrainReport MakeReport(const TrainOptions& options) { return {options, std::cout, TerminalColumns()}; }
 
-int RunProcess(const TrainOptions& options, const Corpus& corpus) {
+int RunUnderMpi(const TrainOptions& options, const Corpus& corpus) {
   const absl::StatusOr<std::unique_ptr<MpiRendezvous>> rendezvous = MpiRendezvous::Create();
   if (!rendezvous.ok()) return Report({rendezvous.status()}, 0);
-  return Report(RunRank(options, corpus, **rendezvous), (*rendezvous)->rank());
+  const ClusterOptions cluster{.wait_deadline = options.optimizer.wait_deadline,
+                               .max_message_bytes = options.optimizer.max_message_bytes,
+                               .private_weights = options.optimizer.weights == WeightCopies::kPrivate};
+  auto communicators = CreateClusterCommunicators(**rendezvous, cluster);
+  const int rank = (*rendezvous)->rank();
+  TrainReport report = MakeReport(options);
+  return Report(RunRank(options, corpus, **rendezvous, std::move(communicators), rank == 0 ? &report : nullptr), rank);
 }
 
 int RunThreads(const TrainOptions& options, const Corpus& corpus) {
-  ThreadRendezvousGroup group(options.ranks);
-  std::vector<int> codes(options.ranks);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < options.ranks; ++rank) {
-    threads.emplace_back([&, rank] {
-      const std::unique_ptr<Rendezvous> rendezvous = group.Join(rank);
-      codes[rank] = Report(RunRank(options, corpus, *rendezvous), rank);
-    });
+  TrainReport report = MakeReport(options);
+  int code = 0;
+  int rank = 0;
+  for (const Outcome& outcome : RunOnThreads(options, corpus, report)) {
+    code = std::max(code, Report(outcome, rank++));
   }
-  for (std::thread& thread : threads) thread.join();
-  return *std::max_element(codes.begin(), codes.end());
+  return code;
 }
 
 int Main(int argc, char** argv) {
@@ -101,7 +79,7 @@ int Main(int argc, char** argv) {
   if (!options.ok()) return Report({options.status(), Phase::kSetup}, 0);
   const absl::StatusOr<Corpus> corpus = Corpus::Open(options->data_path, options->model.context);
   if (!corpus.ok()) return Report({corpus.status(), Phase::kData}, 0);
-  return options->backend == TrainBackend::kShm ? RunProcess(*options, *corpus) : RunThreads(*options, *corpus);
+  return options->backend == TrainBackend::kShm ? RunUnderMpi(*options, *corpus) : RunThreads(*options, *corpus);
 }
 
 }  // namespace

@@ -31,13 +31,25 @@ absl::Status RequirePositive(absl::string_view field, double value) {
   return absl::InvalidArgumentError(absl::StrCat(field, " = ", value, ": must be positive and finite in fp32"));
 }
 
+void ClearWeightDecay(proto::Group* group) {
+  switch (group->rule_case()) {
+    case proto::Group::kSgd:
+      return group->mutable_sgd()->set_weight_decay(0);
+    case proto::Group::kLion:
+      return group->mutable_lion()->set_weight_decay(0);
+    case proto::Group::kAdamw:
+    case proto::Group::RULE_NOT_SET:
+      return group->mutable_adamw()->set_weight_decay(0);
+  }
+}
+
 /// Either group may be left out.
 proto::Optimizer WithBothGroups(const proto::Optimizer& message) {
   proto::Optimizer result = message;
   if (result.group_size() == 0) result.add_group();
   if (result.group_size() == 1) {
     *result.add_group() = result.group(kDecayedGroup);
-    result.mutable_group(kUndecayedGroup)->set_weight_decay(0);
+    ClearWeightDecay(result.mutable_group(kUndecayedGroup));
   }
   return result;
 }
@@ -117,16 +129,43 @@ absl::Status ReadCheckpoint(const proto::Checkpoints& message, TrainOptions* opt
   return absl::OkStatus();
 }
 
-absl::Status ReadRun(const proto::Run& message, TrainOptions* options) {
-  if (message.backend() == proto::BACKEND_UNSPECIFIED) {
-    return Refuse("run.backend = BACKEND_UNSPECIFIED", "must be SHM or INPROC");
+absl::StatusOr<TrainBackend> ReadBackend(proto::Backend backend) {
+  switch (backend) {
+    case proto::SHM:
+      return TrainBackend::kShm;
+    case proto::INPROC:
+      return TrainBackend::kInproc;
+    case proto::TCP:
+      return TrainBackend::kTcp;
+    case proto::BACKEND_UNSPECIFIED:
+      break;
   }
-  options->backend = message.backend() == proto::INPROC ? TrainBackend::kInproc : TrainBackend::kShm;
+  return Refuse(absl::StrCat("run.backend = ", proto::Backend_Name(backend)), "must be SHM, INPROC or TCP");
+}
+
+/// How ranks find each other.
+absl::Status ReadRanks(const proto::Run& message, TrainOptions* options) {
+  SHARDSTEP_ASSIGN_OR_RETURN(options->backend, ReadBackend(message.backend()));
   SHARDSTEP_RETURN_IF_ERROR(RequireRange("run.ranks", message.ranks(), 1, kMaxRanks));
-  if (message.has_ranks() && options->backend != TrainBackend::kInproc) {
-    return Refuse("run.ranks", "is for run.backend INPROC; with SHM mpirun gives the number of ranks");
+  if (message.has_ranks() && options->backend == TrainBackend::kShm) {
+    return Refuse("run.ranks", "is for run.backend INPROC and TCP; with SHM mpirun gives the number of ranks");
   }
   options->ranks = message.ranks();
+  if (options->backend != TrainBackend::kTcp) {
+    if (message.has_rank()) return Refuse("run.rank", "is for run.backend TCP");
+    if (message.has_address()) return Refuse("run.address", "is for run.backend TCP");
+    return absl::OkStatus();
+  }
+  if (!message.has_rank()) return Refuse("run.rank", "run.backend TCP needs it");
+  SHARDSTEP_RETURN_IF_ERROR(RequireRange("run.rank", message.rank(), 0, message.ranks() - 1));
+  options->rank = message.rank();
+  if (message.address().empty()) return Refuse("run.address", "run.backend TCP needs host:port, where rank 0 listens");
+  options->address = message.address();
+  return absl::OkStatus();
+}
+
+absl::Status ReadRun(const proto::Run& message, TrainOptions* options) {
+  SHARDSTEP_RETURN_IF_ERROR(ReadRanks(message, options));
   SHARDSTEP_RETURN_IF_ERROR(RequireRange("run.compute_threads", message.compute_threads(), 1, kMaxThreads));
   options->compute_threads = message.compute_threads();
   if (message.has_stop_after()) {
@@ -140,6 +179,11 @@ absl::Status ReadRun(const proto::Run& message, TrainOptions* options) {
   if (message.has_records()) {
     if (message.records().empty()) return Refuse("run.records", "must not be empty");
     options->records_path = message.records();
+  }
+  if (message.has_plot()) {
+    const bool names_a_file = !message.plot().empty() && message.plot().back() != '/';
+    if (!names_a_file) return Refuse("run.plot", "must be the beginning of file names, not empty or a folder");
+    options->plot_prefix = message.plot();
   }
   return absl::OkStatus();
 }

@@ -18,7 +18,7 @@ namespace proto {
 class Train;
 }  // namespace proto
 
-enum class TrainBackend { kShm, kInproc };
+enum class TrainBackend { kShm, kInproc, kTcp };
 
 /// proto/train.proto's Train, validated. Field by field as there.
 struct TrainOptions {
@@ -42,9 +42,12 @@ struct TrainOptions {
   std::optional<int64_t> stop_after;
 
   TrainBackend backend = TrainBackend::kShm;
-  int ranks = 1;  ///< of kInproc
+  int ranks = 1;        ///< of kInproc and kTcp
+  int rank = 0;         ///< of kTcp
+  std::string address;  ///< of kTcp: "host:port"
   int compute_threads = 1;
   std::optional<std::string> records_path;
+  std::optional<std::string> plot_prefix;
   std::optional<int64_t> poison_step;
 
   int64_t steps() const { return learning_rate.steps; }

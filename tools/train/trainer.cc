@@ -1,7 +1,5 @@
 #include "shardstep/tools/train/trainer.h"
 
-#include <google/protobuf/util/json_util.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "shardstep/proto/train.pb.h"
 #include "shardstep/runtime/agreement.h"
 #include "shardstep/tools/train/generate.h"
 
@@ -45,52 +42,51 @@ absl::StatusOr<std::vector<double>> ToDoubles(const std::string& bytes, size_t r
 
 }  // namespace
 
-Trainer::Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, std::ostream& out,
-                 int terminal_columns)
-    : options_(options), corpus_(corpus), rendezvous_(rendezvous), out_(out) {
-  if (is_first()) progress_ = std::make_unique<ProgressLine>(out, terminal_columns);
-}
+Trainer::Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, TrainListener* listener)
+    : options_(options), corpus_(corpus), rendezvous_(rendezvous), listener_(listener) {}
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& options, const Corpus& corpus,
-                                                         Rendezvous& rendezvous,
-                                                         std::unique_ptr<Communicator> communicator, std::ostream& out,
-                                                         int terminal_columns) {
-  std::unique_ptr<Trainer> trainer(new Trainer(options, corpus, rendezvous, out, terminal_columns));
-  SHARDSTEP_RETURN_IF_ERROR(trainer->Start(std::move(communicator)));
+                                                         Rendezvous& rendezvous, CommunicatorLevels communicators,
+                                                         TrainListener* listener) {
+  std::unique_ptr<Trainer> trainer(new Trainer(options, corpus, rendezvous, listener));
+  SHARDSTEP_RETURN_IF_ERROR(trainer->Start(std::move(communicators)));
   return trainer;
 }
 
-absl::Status Trainer::OpenRecordsAndModel() {
-  if (options_.records_path && is_first()) {
-    records_.open(*options_.records_path, options_.resume ? std::ios::app : std::ios::trunc);
-    if (!records_) return absl::PermissionDeniedError(absl::StrCat("cannot write ", *options_.records_path));
-  }
+absl::Status Trainer::OpenListenerAndModel() {
+  if (listener_ != nullptr) SHARDSTEP_RETURN_IF_ERROR(listener_->Open());
   SHARDSTEP_RETURN_IF_ERROR(SetComputeThreads(options_.compute_threads));
   SHARDSTEP_ASSIGN_OR_RETURN(model_, Model<Bf16>::Create(options_.model, options_.sequences, FastestMatmulRoute()));
   return absl::OkStatus();
 }
 
-absl::Status Trainer::Start(std::unique_ptr<Communicator> communicator) {
-  const int world_size = rendezvous_.world_size();
+absl::Status Trainer::Start(CommunicatorLevels communicators) {
   SHARDSTEP_RETURN_IF_ERROR(
-      AgreeOnStatus(rendezvous_, "start of the trainer", OpenRecordsAndModel(), kLongestEvaluation));
+      AgreeOnStatus(rendezvous_, "start of the trainer", OpenListenerAndModel(), kLongestEvaluation));
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnConfiguration(DescribeRun(), rendezvous_, kLongestEvaluation));
   OptimizerOptions optimizer_options = options_.optimizer;
   optimizer_options.micro_steps = micro_steps();
-  const std::vector<ParameterSpec> parameters = ModelParameters(options_.model);
-  SHARDSTEP_ASSIGN_OR_RETURN(const MemoryEstimate memory,
-                             ShardedOptimizer::EstimateMemory(optimizer_options, parameters, world_size));
-  SHARDSTEP_ASSIGN_OR_RETURN(
-      optimizer_, ShardedOptimizer::Create(optimizer_options, parameters, std::move(communicator), &rendezvous_));
-  Print(absl::StrFormat(
-      "%d parameters, %d ranks, %d micro-batches in %d micro-steps; matrix products in %s; %.1f MiB per rank and "
-      "%.1f MiB of weights per host",
-      optimizer_->layout().total_elements(), world_size, options_.micro_batches, micro_steps(),
-      MatmulRouteName(model_->route()), ToMiB(memory.rank_bytes()), ToMiB(memory.weights_shared_bytes)));
+  SHARDSTEP_ASSIGN_OR_RETURN(optimizer_, ShardedOptimizer::Create(optimizer_options, ModelParameters(options_.model),
+                                                                  std::move(communicators), &rendezvous_));
+  TellWhatIsTrained();
   SHARDSTEP_RETURN_IF_ERROR(LoadOrInitialize());
   windows_.resize(options_.sequences * model_->window_bytes());
   first_step_ = optimizer_->step();
-  return absl::OkStatus();
+  const absl::Status begun = listener_ == nullptr ? absl::OkStatus() : listener_->Begin(first_step_);
+  return AgreeOnStatus(rendezvous_, "first step of the trainer", begun, kLongestEvaluation);
+}
+
+void Trainer::TellWhatIsTrained() {
+  const MemoryEstimate memory = optimizer_->memory();
+  std::string line = absl::StrFormat(
+      "%d parameters, %d ranks, %d micro-batches in %d micro-steps; matrix products in %s; %.1f MiB per rank",
+      optimizer_->layout().total_elements(), rendezvous_.world_size(), options_.micro_batches, micro_steps(),
+      MatmulRouteName(model_->route()), ToMiB(memory.rank_bytes()));
+  if (memory.weights_shared_bytes > 0) {
+    absl::StrAppendFormat(&line, " and %.1f MiB of weights per host", ToMiB(memory.weights_shared_bytes));
+  }
+  Tell(line);
+  if (const std::string wire = optimizer_->DescribeWire(); !wire.empty()) Tell(wire);
 }
 
 std::vector<std::string> Trainer::DescribeRun() const {
@@ -109,14 +105,14 @@ absl::Status Trainer::LoadOrInitialize() {
   if (options_.resume) {
     std::vector<std::string> warnings;
     const absl::StatusOr<std::string> state = optimizer_->Load(*options_.checkpoint_directory, &warnings);
-    for (const std::string& warning : warnings) Print(absl::StrCat("warning: ", warning));
+    for (const std::string& warning : warnings) Tell(absl::StrCat("warning: ", warning));
     if (state.ok()) {
-      Print(absl::StrCat("resumed after step ", optimizer_->step()));
+      Tell(absl::StrCat("resumed after step ", optimizer_->step()));
       WarnOfOtherSettings(*state);
       return absl::OkStatus();
     }
     if (!absl::IsNotFound(state.status())) return state.status();
-    Print(absl::StrCat("starting afresh: ", state.status().message()));
+    Tell(absl::StrCat("starting afresh: ", state.status().message()));
   }
   return optimizer_->Initialize([this](int p, int64_t begin, absl::Span<float> values) {
     FillInitial(options_.model, options_.seed, p, begin, values);
@@ -136,7 +132,7 @@ std::string Trainer::CallerState() const {
 void Trainer::WarnOfOtherSettings(const std::string& saved) {
   const std::string mine = CallerState();
   if (saved == mine) return;
-  Print(
+  Tell(
       absl::StrCat("warning: the checkpoint was written by a run with other settings; this run will not end as that "
                    "one would have.\nthat run:\n",
                    saved, "this run:\n", mine));
@@ -144,7 +140,6 @@ void Trainer::WarnOfOtherSettings(const std::string& saved) {
 
 absl::Status Trainer::Run() {
   const int64_t last_step = std::min(options_.steps(), options_.stop_after.value_or(options_.steps()));
-  run_begin_ns_ = NowNs();
   for (int64_t step = first_step_ + 1; step <= last_step; ++step) {
     SHARDSTEP_RETURN_IF_ERROR(TrainStep(step));
     const bool last = step == last_step;
@@ -159,12 +154,7 @@ absl::Status Trainer::Run() {
   SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer_->Digests());
   // From here on rank 0 is alone; nobody waits for it.
   if (at_the_end) SHARDSTEP_RETURN_IF_ERROR(GenerateText());
-  progress_.reset();
-  if (!is_first()) return absl::OkStatus();
-  out_ << "digest weights=" << digests.weights.ToHex() << " master=" << digests.master.ToHex()
-       << " state=" << digests.first_moment.ToHex() << digests.second_moment.ToHex() << " step=" << optimizer_->step()
-       << std::endl;
-  return absl::OkStatus();
+  return listener_ == nullptr ? absl::OkStatus() : listener_->End(optimizer_->step(), digests);
 }
 
 absl::Status Trainer::TrainStep(int64_t step) {
@@ -223,7 +213,8 @@ absl::Status Trainer::FinishStep() {
   SHARDSTEP_ASSIGN_OR_RETURN(const StepRecord record, optimizer_->FinishStep());
   SHARDSTEP_ASSIGN_OR_RETURN(const double loss, SumInOrder("losses of a step", step.losses, options_.micro_batches,
                                                            options_.optimizer.wait_deadline));
-  return is_first() ? Report(record, step, loss / static_cast<double>(options_.micro_batches)) : absl::OkStatus();
+  if (listener_ == nullptr) return absl::OkStatus();
+  return TellStep(record, step, loss / static_cast<double>(options_.micro_batches));
 }
 
 absl::StatusOr<double> Trainer::SumInOrder(absl::string_view what, const std::vector<double>& mine, int64_t count,
@@ -245,43 +236,14 @@ absl::StatusOr<double> Trainer::SumInOrder(absl::string_view what, const std::ve
   return sum;
 }
 
-absl::Status Trainer::Report(const StepRecord& record, const StepInFlight& step, double loss) {
-  const int64_t done = record.step - first_step_;
+absl::Status Trainer::TellStep(const StepRecord& record, const StepInFlight& step, double loss) {
   const double tokens = static_cast<double>(options_.micro_batches * options_.sequences * options_.model.context);
-  const StepProgress progress{
-      .step = record.step,
-      .steps = options_.steps(),
-      .bits_per_byte = ToBitsPerByte(loss),
-      .gradient_norm = record.gradient_norm,
-      .clip_factor = record.clip_factor,
-      .applied = record.applied,
-      .tokens_per_second = tokens * 1e9 / static_cast<double>(std::max<int64_t>(1, step.duration_ns)),
-      .forward_ms = ToMs(step.forward_ns),
-      .backward_ms = ToMs(step.backward_ns),
-      .exposed_step_ms = ToMs(record.exposed_ns),
-      .eta_seconds = static_cast<double>(NowNs() - run_begin_ns_) * 1e-9 / static_cast<double>(done) *
-                     static_cast<double>(options_.steps() - record.step)};
-  progress_->Show(progress);
-  if (!record.applied) {
-    progress_->Print(absl::StrFormat("step %d skipped, the %d. in a row and %d in all: %s", record.step,
-                                     record.consecutive_skips, record.skipped_steps, WhatWasNotFinite(record)));
-  }
-  if (!records_.is_open()) return absl::OkStatus();
-  proto::TrainRecord message;
-  ToProto(record, message.mutable_step());
-  message.set_bits_per_byte(progress.bits_per_byte);
-  message.set_tokens_per_second(progress.tokens_per_second);
-  message.set_forward_ms(progress.forward_ms);
-  message.set_backward_ms(progress.backward_ms);
-  std::string json;
-  google::protobuf::util::JsonPrintOptions print;
-  print.preserve_proto_field_names = true;
-  if (!google::protobuf::util::MessageToJsonString(message, &json, print).ok()) {
-    return absl::InternalError("a step record does not convert to JSON");
-  }
-  records_ << json << '\n' << std::flush;
-  if (!records_) return absl::UnknownError(absl::StrCat("cannot write ", *options_.records_path));
-  return absl::OkStatus();
+  return listener_->Step(
+      {.record = record,
+       .bits_per_byte = ToBitsPerByte(loss),
+       .tokens_per_second = tokens * 1e9 / static_cast<double>(std::max<int64_t>(1, step.duration_ns)),
+       .forward_ms = ToMs(step.forward_ns),
+       .backward_ms = ToMs(step.backward_ns)});
 }
 
 absl::Status Trainer::Evaluate() {
@@ -302,31 +264,30 @@ absl::Status Trainer::Evaluate() {
   }
   SHARDSTEP_ASSIGN_OR_RETURN(const double sum, SumInOrder("held-out losses", mine, groups, kLongestEvaluation));
   optimizer_->SetAway(absl::ZeroDuration());
-  Print(absl::StrFormat("held-out bits per byte: %.4f",
-                        ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows))));
-  return absl::OkStatus();
+  if (listener_ == nullptr) return absl::OkStatus();
+  return listener_->HeldOut(optimizer_->step(), ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows)));
 }
 
 absl::Status Trainer::Save() {
   SHARDSTEP_RETURN_IF_ERROR(optimizer_->Save(*options_.checkpoint_directory, CallerState()));
-  Print(absl::StrCat("saved step ", optimizer_->step(), " to ", *options_.checkpoint_directory));
+  Tell(absl::StrCat("saved step ", optimizer_->step(), " to ", *options_.checkpoint_directory));
   return absl::OkStatus();
 }
 
 absl::Status Trainer::GenerateText() {
-  if (options_.generate_bytes == 0 || !is_first()) return absl::OkStatus();
+  if (options_.generate_bytes == 0 || listener_ == nullptr) return absl::OkStatus();
   SHARDSTEP_ASSIGN_OR_RETURN(const std::unique_ptr<Model<Bf16>> model,
                              Model<Bf16>::Create(options_.model, 1, model_->route()));
   constexpr absl::string_view kPrompt = "\n";
   SHARDSTEP_ASSIGN_OR_RETURN(
       const std::string text,
       Generate(*model, Hooks(0, 0, nullptr), kPrompt, {.bytes = options_.generate_bytes, .seed = options_.seed}));
-  Print(absl::StrCat("generated text:\n", text));
+  Tell(absl::StrCat("generated text:\n", text));
   return absl::OkStatus();
 }
 
-void Trainer::Print(const std::string& line) {
-  if (progress_ != nullptr) progress_->Print(line);
+void Trainer::Tell(const std::string& line) {
+  if (listener_ != nullptr) listener_->Tell(line);
 }
 
 }  // namespace shardstep

@@ -2,37 +2,34 @@
 #define SHARDSTEP_TOOLS_TRAIN_TRAINER_H_
 
 #include <cstdint>
-#include <fstream>
 #include <memory>
 #include <optional>
-#include <ostream>
 #include <vector>
 
-#include "shardstep/comm/communicator.h"
+#include "shardstep/comm/levels.h"
 #include "shardstep/comm/rendezvous.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/runtime/sharded_optimizer.h"
 #include "shardstep/tools/train/corpus.h"
 #include "shardstep/tools/train/model.h"
-#include "shardstep/tools/train/progress.h"
+#include "shardstep/tools/train/train_listener.h"
 #include "shardstep/tools/train/train_options.h"
 
 namespace shardstep {
 
 /// One rank of a training run: the model computes gradients, the sharded optimizer does the rest. Every rank makes one
-/// and runs it on one thread; rank 0 alone prints and writes records.
+/// and runs it on one thread; rank 0 alone has a listener.
 class Trainer {
  public:
   /// Collective. Makes the model and the optimizer, and fills the weights: from the newest whole checkpoint when
-  /// options.resume is set and there is one, else initial ones. `options`, `corpus`, `rendezvous` and `out` outlive the
-  /// trainer. `terminal_columns` of the terminal behind `out`; 0: none.
+  /// options.resume is set and there is one, else initial ones. `options`, `corpus`, `rendezvous` and `listener`
+  /// outlive the trainer. `listener`: of rank 0, nullptr on the others.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainOptions& options, const Corpus& corpus,
-                                                         Rendezvous& rendezvous,
-                                                         std::unique_ptr<Communicator> communicator, std::ostream& out,
-                                                         int terminal_columns);
+                                                         Rendezvous& rendezvous, CommunicatorLevels communicators,
+                                                         TrainListener* listener);
 
   /// Collective. Trains to the end of the schedule or to options.stop_after, evaluates, saves, generates text, and
-  /// prints the digest line.
+  /// tells the digests.
   absl::Status Run();
 
   /// Ends the job of all ranks.
@@ -47,10 +44,10 @@ class Trainer {
     int64_t duration_ns = 0;  // from its first micro-step to the call of Step
   };
 
-  Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, std::ostream& out,
-          int terminal_columns);
-  absl::Status Start(std::unique_ptr<Communicator> communicator);
-  absl::Status OpenRecordsAndModel();
+  Trainer(const TrainOptions& options, const Corpus& corpus, Rendezvous& rendezvous, TrainListener* listener);
+  absl::Status Start(CommunicatorLevels communicators);
+  absl::Status OpenListenerAndModel();
+  void TellWhatIsTrained();
   /// What must be the same on every rank besides the optimizer's configuration, one line per field.
   std::vector<std::string> DescribeRun() const;
   absl::Status LoadOrInitialize();
@@ -61,7 +58,6 @@ class Trainer {
   int64_t micro_steps() const {
     return (options_.micro_batches + rendezvous_.world_size() - 1) / rendezvous_.world_size();
   }
-  bool is_first() const { return rendezvous_.rank() == 0; }
   absl::Status TrainStep(int64_t step);
   absl::Status MicroStep(int64_t step, int64_t micro_step, StepInFlight* in_flight);
   ParameterHooks<Bf16> Hooks(int64_t step, int64_t micro_batch, int64_t* backward_begin_ns);
@@ -70,24 +66,21 @@ class Trainer {
   /// ranks. `mine` are those of this rank.
   absl::StatusOr<double> SumInOrder(absl::string_view what, const std::vector<double>& mine, int64_t count,
                                     absl::Duration deadline);
-  absl::Status Report(const StepRecord& record, const StepInFlight& step, double loss);
+  absl::Status TellStep(const StepRecord& record, const StepInFlight& step, double loss);
   absl::Status Evaluate();
   absl::Status Save();
   absl::Status GenerateText();
-  void Print(const std::string& line);
+  void Tell(const std::string& line);
 
   const TrainOptions& options_;
   const Corpus& corpus_;
   Rendezvous& rendezvous_;
-  std::ostream& out_;
-  std::unique_ptr<ProgressLine> progress_;  // rank 0
-  std::ofstream records_;                   // rank 0
+  TrainListener* const listener_;  // nullptr: not rank 0
   std::unique_ptr<Model<Bf16>> model_;
   std::unique_ptr<ShardedOptimizer> optimizer_;
   std::vector<uint8_t> windows_;  // of one micro-batch
   std::optional<StepInFlight> in_flight_;
   int64_t first_step_ = 0;  // the step that this run started after
-  int64_t run_begin_ns_ = 0;
 };
 
 }  // namespace shardstep
