@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <utility>
 
@@ -27,19 +28,19 @@ constexpr char kNew[] = "step-000000000002";
 // An older checkpoint (salt 1) and a newer one (salt 2) that a test damages.
 class CheckpointDamageTest : public ::testing::Test {
  protected:
-  void SaveBoth(const std::vector<ParameterSpec>& parameters, int world_size) {
-    parameters_ = parameters;
+  void SaveBoth(const TestModel& model, int world_size) {
+    model_ = model;
     world_size_ = world_size;
     ExpectSaved(directory_.path(),
-                {.model = parameters, .world_size = world_size, .salt = 1, .step = 1, .chunk_bytes = 128});
+                {.model = model, .world_size = world_size, .salt = 1, .step = 1, .chunk_bytes = 128});
     ExpectSaved(directory_.path(),
-                {.model = parameters, .world_size = world_size, .salt = 2, .step = 2, .chunk_bytes = 128});
+                {.model = model, .world_size = world_size, .salt = 2, .step = 2, .chunk_bytes = 128});
   }
   std::string NewFile(const std::string& name) const { return directory_ / kNew + "/" + name; }
 
   // The older one is loaded on every rank, with one equal warning that has every text of `named`.
   void ExpectFallsBack(const std::vector<std::string>& named) {
-    const std::vector<LoadOutcome> outcomes = LoadOnAll(directory_.path(), world_size_, 1, parameters_);
+    const std::vector<LoadOutcome> outcomes = LoadOnAll(directory_.path(), world_size_, 1, model_);
     for (const LoadOutcome& outcome : outcomes) {
       ASSERT_TRUE(outcome.status.ok()) << outcome.status;
       ASSERT_EQ(outcome.info.step, 1);
@@ -51,15 +52,17 @@ class CheckpointDamageTest : public ::testing::Test {
     }
   }
 
-  absl::Status LoadStatus() { return LoadOnAll(directory_.path(), world_size_, 1, parameters_).back().status; }
+  absl::Status LoadStatus() { return LoadOnAll(directory_.path(), world_size_, 1, model_).back().status; }
 
-  // Rewrites the newer one's manifest, with good hashes.
-  void EditManifest(const std::function<void(proto::Checkpoint&)>& edit) {
+  // Rewrites the newer one's manifest, with good hashes, and with `more_flags` besides those it has.
+  void EditManifest(const std::function<void(proto::Checkpoint&)>& edit, uint64_t more_flags = 0) {
     const std::string bytes = ReadBytes(NewFile("MANIFEST"));
+    uint64_t flags = 0;
+    std::memcpy(&flags, bytes.data() + 16, sizeof(flags));
     proto::Checkpoint message;
     ASSERT_TRUE(message.ParseFromString(bytes.substr(kManifestPreambleBytes)));
     edit(message);
-    WriteBytes(NewFile("MANIFEST"), SealManifest(message.SerializeAsString()));
+    WriteBytes(NewFile("MANIFEST"), SealManifest(message.SerializeAsString(), kCheckpointVersion, flags | more_flags));
   }
 
   // Rewrites a shard's bytes, and the manifest's hashes so that they agree.
@@ -77,7 +80,7 @@ class CheckpointDamageTest : public ::testing::Test {
   }
 
   TemporaryDirectory directory_;
-  std::vector<ParameterSpec> parameters_;
+  TestModel model_;
   int world_size_ = 1;
 };
 
@@ -232,6 +235,22 @@ TEST_F(CheckpointDamageTest, X5ManifestCutAnywhere) {
   }
 }
 
+// X5: so do the fields of features, which may stand behind the last one that is always there.
+TEST_F(CheckpointDamageTest, X5ManifestOfFeaturesCutAnywhere) {
+  TestModel model = kSmall;
+  model.begins = {{"w", 1}};
+  model.sum_group = 4;
+  SaveBoth(model, 1);
+  const std::string good = ReadBytes(NewFile("MANIFEST"));
+  uint64_t flags = 0;
+  std::memcpy(&flags, good.data() + 16, sizeof(flags));
+  for (size_t bytes = kManifestPreambleBytes; bytes < good.size(); ++bytes) {
+    const std::string message = good.substr(kManifestPreambleBytes, bytes - kManifestPreambleBytes);
+    WriteBytes(NewFile("MANIFEST"), SealManifest(message, kCheckpointVersion, flags));
+    ASSERT_NO_FATAL_FAILURE(ExpectFallsBack({"MANIFEST"})) << bytes;
+  }
+}
+
 // K8: not damage, so no silent step back to an older one.
 TEST_F(CheckpointDamageTest, K8FutureVersionAndUnknownFeatureAreRefusedByName) {
   SaveBoth(kSmall, 2);
@@ -242,6 +261,14 @@ TEST_F(CheckpointDamageTest, K8FutureVersionAndUnknownFeatureAreRefusedByName) {
   WriteBytes(NewFile("MANIFEST"), SealManifest(message, 1, 1U << 3 | 1U << 5 | uint64_t{1} << 40));
   EXPECT_EQ(LoadStatus().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(LoadStatus().message()), HasSubstr("does not know: bit 5 (reduced_state), bit 40"));
+}
+
+// K8: the hashes agree, so it is no damage either.
+TEST_F(CheckpointDamageTest, K8UnknownRuleIsRefusedByName) {
+  SaveBoth(kSmall, 1);
+  EditManifest([](proto::Checkpoint& m) { m.mutable_parameter(0)->set_rule("newer"); }, 1U << 1);
+  EXPECT_EQ(LoadStatus().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(LoadStatus().message()), HasSubstr("parameter \"w\": rule \"newer\""));
 }
 
 TEST_F(CheckpointDamageTest, K7RetypedIsNamed) {
@@ -293,6 +320,7 @@ TEST_F(CheckpointDamageTest, X4HostileManifests) {
       {"twice", [](auto& m) { *m.add_parameter() = m.parameter(0); }, "twice"},
       {"split", [](auto& m) { m.mutable_parameter(0)->set_master("SPLIT"); }, "feature flags"},
       {"tied", [](auto& m) { m.mutable_parameter(0)->set_tied_to("v"); }, "feature flags"},
+      {"frozen", [](auto& m) { m.mutable_parameter(0)->set_frozen(true); }, "the message uses: bit 3 (frozen)"},
       {"sum group", [](auto& m) { m.set_sum_group(4); }, "feature flags: none, the message uses: bit 6 (sum_group)"},
       {"kind dtype", [](auto& m) { m.mutable_kind(0)->set_dtype("BF16"); }, "of dtype \"BF16\""},
       {"kind name", [](auto& m) { m.mutable_kind(0)->set_name("../x"); }, "kind \"../x\""},
@@ -306,6 +334,89 @@ TEST_F(CheckpointDamageTest, X4HostileManifests) {
     EditManifest(one.edit);
     ASSERT_NO_FATAL_FAILURE(ExpectFallsBack({one.named})) << one.name;
   }
+}
+
+// X4: the same for what features add, with the flags that it takes.
+TEST_F(CheckpointDamageTest, X4HostileFeatures) {
+  enum : uint64_t { kSplit = 1, kRules = 2, kNative = 4, kFrozen = 8, kTied = 16, kSumGroup = 64, kBegin = 128 };
+  struct {
+    const char* name;
+    uint64_t flags;
+    std::function<void(proto::Checkpoint&)> edit;
+    const char* named;
+  } const hostile[] = {
+      {"flag alone", kSplit, [](auto&) {}, "feature flags: bit 0 (split_master)"},
+      {"flag of a missing field", kSumGroup, [](auto&) {}, "the message uses: "},
+      {"rule without flag", 0, [](auto& m) { m.mutable_parameter(2)->set_rule("lion"); }, "bit 1 (other_rules)"},
+      {"begin without flag", 0, [](auto& m) { m.mutable_parameter(5)->set_begin_applied_step(1); }, "bit 7"},
+      {"master", 0, [](auto& m) { m.mutable_parameter(5)->set_master("HALF"); }, "parameter \"v\": master \"HALF\""},
+      {"native with a master", 0, [](auto& m) { m.mutable_parameter(5)->set_weight_dtype("F32"); }, "behind F32"},
+      {"momentum there", 0, [](auto& m) { m.mutable_parameter(5)->set_momentum(true); }, "momentum: there"},
+      {"momentum missing", kRules, [](auto& m) { m.mutable_parameter(5)->set_rule("sgd"); }, "momentum: missing"},
+      {"moment too many", kRules, [](auto& m) { m.mutable_parameter(5)->set_rule("lion"); },
+       "\"v\", kind \"second_moment\", which it does not have"},
+      {"moments of a frozen one", kFrozen, [](auto& m) { m.mutable_parameter(5)->set_frozen(true); },
+       "\"v\", kind \"first_moment\", which it does not have"},
+      {"missing moments", 0, [](auto& m) { m.mutable_parameter(3)->set_frozen(false); },
+       "parameter \"cold\", kind \"first_moment\": gap"},
+      {"master of a tied one", 0, [](auto& m) { m.mutable_file(0)->mutable_range(0)->set_parameter(1); },
+       "\"t\", kind \"master\", which it does not have"},
+      {"untied", 0, [](auto& m) { m.mutable_parameter(4)->set_tied_to(""); }, "\"u\", kind \"master\": gap"},
+      {"tied to itself", 0, [](auto& m) { m.mutable_parameter(1)->set_tied_to("t"); }, "no earlier parameter"},
+      {"tied to a later one", 0, [](auto& m) { m.mutable_parameter(1)->set_tied_to("x"); }, "no earlier parameter"},
+      {"tied to nothing", 0, [](auto& m) { m.mutable_parameter(1)->set_tied_to("../w"); }, "\"../w\" is no earlier"},
+      {"tied to another shape", 0, [](auto& m) { m.mutable_parameter(1)->set_shape(0, 8); }, "differs from \"w\""},
+      {"tied with another master", kSplit, [](auto& m) { m.mutable_parameter(1)->set_master("SPLIT"); },
+       "differs from \"w\""},
+      {"tied with another dtype", 0, [](auto& m) { m.mutable_parameter(1)->set_gradient_dtype("F32"); },
+       "differs from \"w\""},
+      {"tied and frozen", 0, [](auto& m) { m.mutable_parameter(1)->set_frozen(true); }, "differs from \"w\""},
+      {"begin of a tied one", kBegin, [](auto& m) { m.mutable_parameter(1)->set_begin_applied_step(1); },
+       "without a state of its own"},
+      {"begin of a frozen one", kBegin, [](auto& m) { m.mutable_parameter(2)->set_begin_applied_step(1); },
+       "without a state of its own"},
+      {"begin zero", 0, [](auto& m) { m.mutable_parameter(5)->set_begin_applied_step(0); }, "below 1"},
+      {"begin negative", kBegin, [](auto& m) { m.mutable_parameter(5)->set_begin_applied_step(-1); }, "below 1"},
+      {"begin in the future", kBegin, [](auto& m) { m.mutable_parameter(5)->set_begin_applied_step(int64_t{1} << 60); },
+       "beyond applied_steps"},
+      {"sum group zero", kSumGroup, [](auto& m) { m.set_sum_group(0); }, "sum_group: below 2"},
+      {"sum group one", kSumGroup, [](auto& m) { m.set_sum_group(1); }, "sum_group: below 2"},
+      {"sum group negative", kSumGroup, [](auto& m) { m.set_sum_group(-4); }, "sum_group: below 2"},
+      {"kinds too few", 0, [](auto& m) { m.mutable_kind()->RemoveLast(); }, "2 kinds"},
+      {"kinds too many", 0, [](auto& m) { *m.add_kind() = m.kind(0); }, "4 kinds"},
+      {"kinds in another order", 0, [](auto& m) { m.mutable_kind()->SwapElements(0, 1); }, "kind \"first_moment\""},
+  };
+  TestModel model = {Spec("w", {9}), Spec("t", {9}), Spec("x", {9}), Spec("cold", {9}), Spec("u", {9}), Spec("v", {9})};
+  model.parameters[1].tied_to = "w";
+  model.parameters[2].frozen = true;
+  model.parameters[3].frozen = true;
+  model.parameters[4].tied_to = "t";
+  SaveBoth(model, 1);
+  const std::string good = ReadBytes(NewFile("MANIFEST"));
+  for (const auto& one : hostile) {
+    WriteBytes(NewFile("MANIFEST"), good);
+    EditManifest(one.edit, one.flags);
+    ASSERT_NO_FATAL_FAILURE(ExpectFallsBack({one.named})) << one.name;
+  }
+}
+
+// X4: tied parameters cost a few bytes each and no elements, however many there are and whatever they say.
+TEST_F(CheckpointDamageTest, X4TiedParametersAddNoElements) {
+  Manifest manifest;
+  manifest.chunk_bytes = 64;
+  manifest.digests.resize(3);
+  manifest.parameters.push_back({.name = "w", .shape = {int64_t{1} << 40}, .weight_dtype = "BF16"});
+  for (int i = 0; i < 1000; ++i) {
+    ManifestParameter tied = manifest.parameters[0];
+    tied.name = "t" + std::to_string(i);
+    tied.tied_to = manifest.parameters.back().name;
+    manifest.parameters.push_back(tied);
+  }
+  manifest.files.push_back({.size_bytes = 64, .data_begin_bytes = 64, .chunk_hashes = {0}});
+  const absl::StatusOr<std::string> bytes = EncodeManifest(manifest);
+  ASSERT_TRUE(bytes.ok());
+  EXPECT_THAT(std::string(DecodeManifest(*bytes).status().message()),
+              HasSubstr("parameter \"w\", kind \"master\": gap near element 0"));
 }
 
 void ReplaceOnce(std::string& bytes, const std::string& from, const std::string& to) {
