@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,21 @@ TEST(BufferTest, IsZeroFilledPageAlignedAndResident) {
     for (int64_t i = 0; i < size_bytes; ++i) ASSERT_EQ(buffer->as<uint8_t>()[i], 0);
     buffer->as<uint8_t>()[size_bytes - 1] = 1;
   }
+}
+
+TEST(BufferTest, BackedOnFirstUseItCostsNothingBefore) {
+  constexpr int64_t kBytes = 64 * 4096;  // too small for huge pages
+  absl::StatusOr<Buffer> buffer = Buffer::Allocate(kBytes, "test", PageBacking::kOnFirstUse);
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  const auto count = [&] {
+    std::vector<unsigned char> resident(64);
+    EXPECT_EQ(mincore(buffer->view().data, kBytes, resident.data()), 0);
+    return std::count_if(resident.begin(), resident.end(), [](unsigned char page) { return (page & 1) != 0; });
+  };
+  EXPECT_EQ(count(), 0);
+  buffer->as<uint8_t>()[5 * 4096] = 1;
+  EXPECT_EQ(count(), 1);
+  EXPECT_EQ(buffer->as<uint8_t>()[kBytes - 1], 0);
 }
 
 TEST(BufferTest, EmptyIsAllowedAndNegativeIsNot) {

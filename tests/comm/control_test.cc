@@ -70,6 +70,16 @@ TEST_F(ControlTest, AnAbortPassesOnTheFirstCauseOfItsReason) {
   EXPECT_EQ(job_.AbortStatus(), AbortedBy(1, absl::StatusCode::kDataLoss, "aborted: rank 2 failed: chunk 3: bad"));
 }
 
+TEST_F(ControlTest, MessagesCallRanksByTheirNames) {
+  const JobControl named(job_memory_.view(), kRanks, {4, 8, 6});
+  const CounterRow row = buckets_.row(BucketControl::kExchanged, 0);
+  row.Advance(0, 1);
+  EXPECT_EQ(AwaitCounters(named, row, 1, absl::Milliseconds(10), [] { return "it"; }).message(),
+            "it: ranks 8, 6 did not arrive within 10ms");
+  named.Abort(2, absl::InternalError("enough"));
+  EXPECT_EQ(job_.AbortStatus().message(), "rank 6 aborted: enough");
+}
+
 TEST_F(ControlTest, AwayLastsUntilItsBoundOrTheReturn) {
   constexpr int64_t kSecond = 1'000'000'000;
   EXPECT_EQ(job_.LastAwayNs(kSecond), 0);

@@ -1,6 +1,7 @@
 #include "shardstep/comm/shm/memfd_region.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,6 +71,28 @@ TEST_F(MemfdRegionTest, AReusedDescriptorIsNotMistakenForTheRegion) {
   ASSERT_TRUE(second.ok());
   EXPECT_EQ(provider_->Open(stale, 4096, PageAccess::kRead, PageBacking::kOnCreation, "first").status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// Blocks of the file are memory, whoever maps it.
+TEST_F(MemfdRegionTest, BackedOnFirstUseItCostsNothingBefore) {
+  constexpr int64_t kBytes = 64 * 4096;
+  for (const PageBacking backing : {PageBacking::kOnCreation, PageBacking::kOnFirstUse}) {
+    auto owned = provider_->Create(kBytes, backing, "arena");
+    ASSERT_TRUE(owned.ok()) << owned.status();
+    const std::string handle = (*owned)->Export(1);
+    auto opened = provider_->Open(handle, kBytes, PageAccess::kRead, backing, "arena");
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const int descriptor = std::stoi(handle.substr(handle.find(' ') + 1));
+    const auto used_bytes = [&] {
+      struct stat file {};
+      EXPECT_EQ(fstat(descriptor, &file), 0);
+      return int64_t{file.st_blocks} * 512;
+    };
+    EXPECT_EQ(used_bytes(), backing == PageBacking::kOnCreation ? kBytes : 0);
+    (*owned)->view().as<uint8_t>()[5 * 4096] = 7;
+    EXPECT_EQ((*opened)->view().as<uint8_t>()[5 * 4096], 7);
+    EXPECT_EQ(used_bytes(), backing == PageBacking::kOnCreation ? kBytes : 4096);
+  }
 }
 
 TEST_F(MemfdRegionTest, TheSizeIsSealed) {

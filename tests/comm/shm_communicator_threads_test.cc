@@ -1,3 +1,5 @@
+#include <sys/mman.h>
+
 #include "shardstep/comm/bf16.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
 #include "shardstep/tests/comm/communicator_contract.h"
@@ -82,6 +84,28 @@ TEST(ShmCommunicatorTest, WhatOnlyJoinsHostsIsRefusedByName) {
     EXPECT_EQ((*CreateShmCommunicator(rendezvous, {}))->Allocate({.buckets = kOneBucket, .weights = {memory, 256}}),
               absl::InvalidArgumentError("rank 0: weights: shared memory does not take weights that exist"));
     ASSERT_TRUE(rendezvous.AllGatherBytes("done", "", absl::Minutes(1)).ok());
+  });
+}
+
+// Frozen parameters have gradients that nobody touches.
+TEST(ShmCommunicatorTest, GradientsThatNobodyTouchesCostNoMemory) {
+  RunRankThreads(2, [](Rendezvous& rendezvous) {
+    for (const bool inproc : {false, true}) {
+      const BucketExtent buckets[] = {
+          {.shard_elements = int64_t{1} << 20, .gradient_dtype = DType::kFp32, .weight_begin_byte = 64},
+          {.shard_elements = 1, .gradient_dtype = DType::kFp32, .gradient_begin_byte = int64_t{8} << 20}};
+      auto communicator = inproc ? CreateInprocCommunicator(rendezvous, {}) : CreateShmCommunicator(rendezvous, {});
+      ASSERT_TRUE(communicator.ok()) << communicator.status();
+      ASSERT_TRUE((*communicator)->Allocate({.buckets = buckets}).ok());
+      ASSERT_TRUE(rendezvous.AllGatherBytes("allocated", "", absl::Minutes(1)).ok());
+      const BufferView gradients = (*communicator)->gradients();
+      std::vector<unsigned char> resident(static_cast<size_t>((gradients.size_bytes + 4095) / 4096));
+      ASSERT_EQ(mincore(gradients.data, static_cast<size_t>(gradients.size_bytes), resident.data()), 0);
+      // On the heap a huge page of the mapping before or behind may reach into the arena.
+      EXPECT_LE(std::count_if(resident.begin(), resident.end(), [](unsigned char page) { return (page & 1) != 0; }),
+                inproc ? 2 * 511 : 0);
+      ASSERT_TRUE(rendezvous.AllGatherBytes("looked", "", absl::Minutes(1)).ok());
+    }
   });
 }
 
