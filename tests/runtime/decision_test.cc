@@ -16,7 +16,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 ShardLayout TwoParameters(int world_size) {
-  return *ShardLayout::Create({{.name = "a", .shape = {2000}}, {.name = "b", .shape = {10}}}, 1 << 20, world_size);
+  return *ShardLayout::Create({{.name = "a", .shape = {2000}}, {.name = "b", .shape = {10}}},
+                              {.bucket_bytes = 1 << 20, .world_size = world_size});
 }
 
 SmallReduction Reduce(const std::vector<SmallReduction>& parts) {
@@ -63,7 +64,7 @@ TEST(Decision, C2ClipFactor) {
 TEST(Decision, C2BadArgumentsAreNamed) {
   const OptimizerOptions options;
   const auto message = [&](const StepArguments& a) {
-    return std::string(ValidateArguments(a, options, 3, 4).message());
+    return std::string(ValidateArguments(a, options, options.groups, 3, 4).message());
   };
   for (const double bad : {kNan, kInf, -1.0, 1e39, 1e38}) {
     EXPECT_THAT(message({.learning_rate = bad}), HasSubstr("learning_rate"));
@@ -78,8 +79,9 @@ TEST(Decision, C2BadArgumentsAreNamed) {
   EXPECT_EQ(message({.learning_rate = 0, .micro_batches = 12, .divisor = 7.5, .max_norm = 1e-30}), "");
   OptimizerOptions ignore;
   ignore.non_finite = NonFinitePolicy::kIgnore;
-  EXPECT_THAT(std::string(ValidateArguments({.learning_rate = 1, .max_norm = 1.0}, ignore, 1, 1).message()),
-              HasSubstr("max_norm"));
+  EXPECT_THAT(
+      std::string(ValidateArguments({.learning_rate = 1, .max_norm = 1.0}, ignore, ignore.groups, 1, 1).message()),
+      HasSubstr("max_norm"));
 }
 
 TEST(Decision, DisagreementNamesBothRanksAndTheField) {

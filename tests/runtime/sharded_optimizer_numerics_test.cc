@@ -17,8 +17,10 @@ namespace {
 TrainingJob SmallBuckets() {
   TrainingJob job;
   job.options.bucket_bytes = 1;  // one block per rank
-  job.options.groups = {{.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1},
-                        {.beta1 = 0.8, .beta2 = 0.99, .epsilon = 1e-6, .weight_decay = 0, .learning_rate_factor = 2}};
+  job.options.groups = {
+      {.rule = AdamWOptions{.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1}},
+      {.rule =
+           AdamWOptions{.beta1 = 0.8, .beta2 = 0.99, .epsilon = 1e-6, .weight_decay = 0, .learning_rate_factor = 2}}};
   for (size_t p = 0; p < job.parameters.size(); ++p) job.parameters[p].group = static_cast<int>(p % 2);
   return job;
 }

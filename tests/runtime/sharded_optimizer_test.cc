@@ -310,7 +310,7 @@ TEST(ShardedOptimizer, BadOptionsOfOneRankAreRefusedOnAll) {
     auto communicator = CreateInprocCommunicator(rendezvous, {});
     ASSERT_TRUE(communicator.ok());
     OptimizerOptions options;
-    if (rendezvous.rank() == 1) options.groups[0].beta2 = 1.5;
+    if (rendezvous.rank() == 1) options.groups[0].rule = AdamWOptions{.beta2 = 1.5};
     const auto optimizer = ShardedOptimizer::Create(options, kPair, *std::move(communicator), &rendezvous);
     EXPECT_THAT(Message(optimizer.status()), HasSubstr("rank 1"));
     EXPECT_THAT(Message(optimizer.status()), HasSubstr("beta2"));

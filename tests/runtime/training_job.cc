@@ -85,7 +85,9 @@ float TrainingJob::InitialValue(int parameter, int64_t element) {
 void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
            std::vector<StepRecord>* records) {
   for (int64_t step = first_step; step < first_step + steps; ++step) {
-    if (job.before_step) ASSERT_NO_FATAL_FAILURE(job.before_step(optimizer, step));
+    if (job.before_step) {
+      ASSERT_NO_FATAL_FAILURE(job.before_step(optimizer, step));
+    }
     for (int64_t k = 0; k < job.micro_steps(); ++k) ASSERT_NO_FATAL_FAILURE(MicroStep(job, optimizer, step, k));
     const absl::Status enqueued = optimizer.Step(
         {.learning_rate = 0.01 / (1.0 + step), .micro_batches = job.micro_batches, .max_norm = job.max_norm});
@@ -98,30 +100,39 @@ void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_st
 
 CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous) {
   const int rank = rendezvous.rank();
-  const SharedMemoryOptions options{.wait_deadline = job.options.wait_deadline};
+  const auto wrap = [&](std::unique_ptr<Communicator> communicator) {
+    return job.wrap ? job.wrap(std::move(communicator), rank) : std::move(communicator);
+  };
   CommunicatorLevels levels;
-  absl::StatusOr<std::unique_ptr<Communicator>> host;
   if (job.host_of_rank.empty()) {
-    host = CreateInprocCommunicator(rendezvous, options);
-  } else {
-    const auto map = MapHosts(rendezvous, absl::StrCat(job.host_of_rank[rank]), absl::Minutes(1));
-    EXPECT_TRUE(map.ok()) << map.status();
-    if (!map.ok()) return levels;
-    levels.map = *map;
-    levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, map->hosts[map->host]));
-    host = CreateInprocCommunicator(*levels.rendezvous[0], options);
-    std::vector<int> rail;
-    for (const std::vector<int>& ranks : map->hosts) rail.push_back(ranks[map->local_rank]);
-    levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, rail));
-    auto network = CreateLandingCommunicator(*levels.rendezvous[1], job.options.wait_deadline);
-    EXPECT_TRUE(network.ok()) << network.status();
-    if (!network.ok()) return levels;
-    levels.network = *std::move(network);
-    if (job.wrap) levels.network = job.wrap(std::move(levels.network), rank);
+    auto host = CreateInprocCommunicator(rendezvous, {.wait_deadline = job.options.wait_deadline});
+    EXPECT_TRUE(host.ok()) << host.status();
+    if (host.ok()) levels.host = wrap(*std::move(host));
+    return levels;
   }
+  const auto map = MapHosts(rendezvous, absl::StrCat(job.host_of_rank[rank]), absl::Minutes(1));
+  EXPECT_TRUE(map.ok()) << map.status();
+  if (!map.ok()) return levels;
+  levels.map = *map;
+  const std::vector<int>& ranks = map->hosts[map->host];
+  std::vector<int> rail;
+  for (const std::vector<int>& others : map->hosts) rail.push_back(others[map->local_rank]);
+  levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, ranks));
+  levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, rail));
+  auto host = CreateInprocCommunicator(*levels.rendezvous[0],
+                                       {.wait_deadline = job.options.wait_deadline, .rank_names = ranks});
   EXPECT_TRUE(host.ok()) << host.status();
-  if (host.ok()) levels.host = *std::move(host);
-  if (job.wrap && levels.host != nullptr) levels.host = job.wrap(std::move(levels.host), rank);
+  if (!host.ok()) return levels;
+  Communicator* const other = host->get();
+  auto network = CreateLandingCommunicator(*levels.rendezvous[1],
+                                           {.wait_deadline = job.options.wait_deadline,
+                                            .rank_names = rail,
+                                            .other_failure = [other] { return other->AsyncStatus(); },
+                                            .on_failure = [other](const absl::Status& why) { other->Abort(why); }});
+  EXPECT_TRUE(network.ok()) << network.status();
+  if (!network.ok()) return levels;
+  levels.host = wrap(*std::move(host));
+  levels.network = wrap(*std::move(network));
   return levels;
 }
 
