@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <xmmintrin.h>
 
-#include <cmath>
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <set>
@@ -19,39 +19,6 @@ namespace shardstep {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint16_t kInfinity = 0x7f80;
-constexpr uint16_t kNan = 0x7fc0;
-constexpr uint16_t kHuge = 0x7f7f;  // the largest finite bf16
-
-std::vector<std::string> RunnableTargets() {
-  std::vector<std::string> names;
-  for (const CpuTarget& target : CpuTargets()) {
-    if (target.supported) names.push_back(target.name);
-  }
-  return names;
-}
-
-std::unique_ptr<ShardKernels> Kernels(const std::string& target, int threads = 1) {
-  auto kernels = CreateCpuShardKernels(threads, target);
-  EXPECT_TRUE(kernels.ok()) << kernels.status();
-  EXPECT_EQ((*kernels)->target(), target);
-  return *std::move(kernels);
-}
-
-// Runs both passes on copies of `start` and on the reference, and compares every bit.
-::testing::AssertionResult JudgedByReference(ShardKernels& kernels, const KernelCase& start) {
-  KernelCase expected = start;
-  KernelCase actual = start;
-  InlineStream stream;
-  ReduceReference(expected.Reduce());
-  EXPECT_TRUE(kernels.Reduce(actual.Reduce(), stream).ok());
-  if (auto same = SameResults(actual, expected); !same) return same << " after Reduce";
-  UpdateReference(expected.Update());
-  EXPECT_TRUE(kernels.Update(actual.Update(), stream).ok());
-  EXPECT_TRUE(stream.status().ok()) << stream.status();
-  return SameResults(actual, expected);
-}
 
 TEST(CpuTargetsTest, EveryCompiledTargetIsRunOrNamed) {
   std::set<std::string> names;
@@ -79,39 +46,117 @@ INSTANTIATE_TEST_SUITE_P(Targets, EveryTargetTest, ::testing::ValuesIn(RunnableT
                          [](const auto& target) { return target.param; });
 
 TEST_P(EveryTargetTest, N5EqualsTheReferenceForAllSliceCountsAndAccumulators) {
-  const auto kernels = Kernels(GetParam());
+  const auto kernels = KernelsOf(GetParam());
   for (int slices = 0; slices <= 9; ++slices) {
-    for (const auto use : {AccumulatorUse::kNone, AccumulatorUse::kIn, AccumulatorUse::kOut, AccumulatorUse::kInAndOut,
-                           AccumulatorUse::kInPlace}) {
-      for (const Values values : {Values::kPlain, Values::kNasty}) {
-        const KernelCase start({.sizes = {1, 3000, 0, 1024, 77},
+    for (const DType dtype : {DType::kBf16, DType::kFp32}) {
+      for (const auto use : {AccumulatorUse::kNone, AccumulatorUse::kIn, AccumulatorUse::kOut,
+                             AccumulatorUse::kInAndOut, AccumulatorUse::kInPlace}) {
+        for (const Values values : {Values::kPlain, Values::kNasty}) {
+          const KernelCase start({.sizes = {1, 3000, 0, 1024, 77},
+                                  .slices = Slices(slices, dtype),
+                                  .values = values,
+                                  .accumulator = use,
+                                  .rounds = true,
+                                  .seed = static_cast<uint32_t>(slices + 1)});
+          ASSERT_TRUE(JudgedByReference(*kernels, start)) << slices << " slices, accumulator " << static_cast<int>(use);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryTargetTest, N5EqualsTheReferenceForEveryRuleMasterAndRounding) {
+  const auto kernels = KernelsOf(GetParam());
+  for (const NamedUpdate& update : AllUpdates()) {
+    for (const Values values : {Values::kPlain, Values::kNasty}) {
+      for (const bool nesterov : {false, true}) {
+        for (int destinations = 1; destinations <= 3; ++destinations) {
+          const KernelCase start({.sizes = {1, 3000, 0, 1024, 77},
+                                  .values = values,
+                                  .kind = update.kind,
+                                  .weight_dtype = update.weight_dtype,
+                                  .nesterov = nesterov,
+                                  .destinations = destinations,
+                                  .misalignment_elements = destinations == 2 ? 1 : 0,
+                                  .global_begin_element = (int64_t{1} << 35) - 1000,
+                                  .seed = static_cast<uint32_t>(destinations)});
+          ASSERT_TRUE(JudgedByReference(*kernels, start)) << update.name << ", " << destinations;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryTargetTest, EqualsTheReferenceForGroupsOfMicroBatches) {
+  const auto kernels = KernelsOf(GetParam());
+  for (const int64_t sum_group : {2, 3}) {
+    for (int64_t first = 0; first < 6; ++first) {
+      for (int slices = 0; slices <= 5; ++slices) {
+        for (const auto use : {AccumulatorUse::kNone, AccumulatorUse::kInAndOut, AccumulatorUse::kInPlace}) {
+          for (const bool closes : {false, true}) {
+            const KernelCase start({.sizes = {350},
+                                    .slices = Slices(slices),
+                                    .values = first % 2 == 0 ? Values::kPlain : Values::kNasty,
+                                    .accumulator = use,
+                                    .sum_group = sum_group,
+                                    .first_micro_batch = first,
+                                    .closes = closes,
+                                    .seed = static_cast<uint32_t>(slices)});
+            ASSERT_TRUE(JudgedByReference(*kernels, start)) << "groups of " << sum_group << " from " << first;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryTargetTest, EqualsTheReferenceForPartialSumsAndMixedDtypes) {
+  const auto kernels = KernelsOf(GetParam());
+  const std::vector<Slice> slices = {{.rank = 0},
+                                     {.rank = 1, .ranks = 2, .partial = true},
+                                     {.dtype = DType::kFp32, .rank = 3, .ranks = 2, .partial = true},
+                                     {.dtype = DType::kFp32, .rank = 5, .partial = true},
+                                     {.rank = 6}};
+  for (const int64_t sum_group : {1, 2}) {
+    for (const Values values : {Values::kPlain, Values::kNasty}) {
+      for (const bool closes : {false, true}) {
+        const KernelCase start({.sizes = {3000, 77},
                                 .slices = slices,
                                 .values = values,
-                                .accumulator = use,
-                                .seed = static_cast<uint32_t>(slices + 1)});
-        ASSERT_TRUE(JudgedByReference(*kernels, start)) << slices << " slices, accumulator " << static_cast<int>(use);
+                                .accumulator = AccumulatorUse::kInPlace,
+                                .sum_group = sum_group,
+                                .closes = closes});
+        ASSERT_TRUE(JudgedByReference(*kernels, start)) << sum_group;
       }
     }
   }
 }
 
 TEST_P(EveryTargetTest, N5EqualsTheReferenceForTailsOfEveryLength) {
-  const auto kernels = Kernels(GetParam());
+  const auto kernels = KernelsOf(GetParam());
+  const std::vector<NamedUpdate> updates = AllUpdates();
   for (int64_t size = 1; size <= 1024; ++size) {
+    const NamedUpdate& update = updates[size % updates.size()];
     const KernelCase start({.sizes = {size},
                             .values = size % 2 == 0 ? Values::kPlain : Values::kNasty,
                             .accumulator = size % 3 == 0 ? AccumulatorUse::kInPlace : AccumulatorUse::kOut,
+                            .sum_group = 1 + size % 2,
+                            .rounds = true,
+                            .kind = update.kind,
+                            .weight_dtype = update.weight_dtype,
+                            .global_begin_element = size,
                             .seed = static_cast<uint32_t>(size)});
     ASSERT_TRUE(JudgedByReference(*kernels, start)) << size;
   }
 }
 
 TEST_P(EveryTargetTest, EqualsTheReferenceForAnyAlignmentAndCopies) {
-  const auto kernels = Kernels(GetParam());
+  const auto kernels = KernelsOf(GetParam());
   for (int64_t shift = 0; shift <= 17; ++shift) {
     for (const int destinations : {0, 1, 3}) {
       const KernelCase start({.sizes = {2048 + 9},
                               .accumulator = AccumulatorUse::kOut,
+                              .rounds = true,
                               .destinations = destinations,
                               .misalignment_elements = shift});
       ASSERT_TRUE(JudgedByReference(*kernels, start)) << shift;
@@ -122,13 +167,13 @@ TEST_P(EveryTargetTest, EqualsTheReferenceForAnyAlignmentAndCopies) {
 TEST_P(EveryTargetTest, RoundsEveryUpperHalfOfFp32ToBf16) {
   // Without gradient and decay the master stays as it is (but for -0 and infinity), and the weights are its rounding:
   // ties and their neighbours, NaNs with payloads in the lower half only, values that round up to infinity.
-  const auto kernels = Kernels(GetParam());
+  const auto kernels = KernelsOf(GetParam());
   for (const uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
-    KernelCase actual({.sizes = {1 << 16}, .slices = 0});
+    KernelCase actual({.sizes = {1 << 16}, .slices = {}});
     for (uint32_t high = 0; high < 1 << 16; ++high) actual.master[high] = FloatFromBits(high << 16 | low);
     actual.first_moment.assign(1 << 16, 0.0f);
     actual.second_moment.assign(1 << 16, 1.0f);
-    actual.scalars.groups[0].lr_weight_decay = 0;
+    actual.scalars.rules[0].adamw.lr_weight_decay = 0;
     InlineStream stream;
     ASSERT_TRUE(kernels->Update(actual.Update(), stream).ok());
     for (uint32_t high = 0; high < 1 << 16; ++high) {
@@ -140,19 +185,19 @@ TEST_P(EveryTargetTest, RoundsEveryUpperHalfOfFp32ToBf16) {
         ASSERT_TRUE(bits == (high << 16 | low) || bits == 0);
         if (low > 0x8000 || (low == 0x8000 && high % 2 == 1)) ++expected;
       }
-      ASSERT_EQ(actual.weights[0][high].bits, expected) << std::hex << bits;
+      ASSERT_EQ(actual.weights[0].bf16[high].bits, expected) << std::hex << bits;
     }
   }
 }
 
 TEST_P(EveryTargetTest, N5KeepsDenormalsAndTheCallersFlags) {
   const uint32_t before = _mm_getcsr();
-  const auto kernels = Kernels(GetParam(), 2);
+  const auto kernels = KernelsOf(GetParam(), 2);
   // Denormals everywhere: sums of tiny gradients, tiny moments, and a second moment that underflows.
   KernelCase start({.sizes = {100'000, 33}, .accumulator = AccumulatorUse::kOut});
   for (size_t i = 0; i < start.master.size(); ++i) {
-    start.gradients[0][i].bits = static_cast<uint16_t>(i % 0x90);
-    start.gradients[1][i].bits = static_cast<uint16_t>(0x8000 | i % 0x70);
+    start.gradients[0].bf16[i].bits = static_cast<uint16_t>(i % 0x90);
+    start.gradients[1].bf16[i].bits = static_cast<uint16_t>(0x8000 | i % 0x70);
     start.master[i] = FloatFromBits(static_cast<uint32_t>(i) * 77 % 0x01000000);
     start.first_moment[i] = FloatFromBits(static_cast<uint32_t>(i) * 13 % 0x00900000);
     start.second_moment[i] = FloatFromBits(static_cast<uint32_t>(i) % 50);
@@ -182,114 +227,15 @@ TEST_P(EveryTargetTest, N5KeepsDenormalsAndTheCallersFlags) {
 
 TEST_P(EveryTargetTest, SameBitsForAnyNumberOfThreads) {
   for (const Values values : {Values::kPlain, Values::kNasty}) {
-    const KernelCase start(
-        {.sizes = {150'000, 1, 2, 3, 5000, 1024, 90'001}, .values = values, .accumulator = AccumulatorUse::kInPlace});
+    const KernelCase start({.sizes = {150'000, 1, 2, 3, 5000, 1024, 90'001},
+                            .values = values,
+                            .accumulator = AccumulatorUse::kInPlace,
+                            .kind = {.master = Master::kNone, .rounding = Rounding::kStochastic}});
     for (const int threads : {1, 2, 3}) {
-      const auto kernels = Kernels(GetParam(), threads);
+      const auto kernels = KernelsOf(GetParam(), threads);
       ASSERT_TRUE(JudgedByReference(*kernels, start)) << threads;
     }
   }
-}
-
-// A scan of `start` by the target under test, after the reference has agreed.
-ScanResult Scan(const std::string& target, const KernelCase& start, bool take_norm = true) {
-  KernelCase expected = start;
-  KernelCase actual = start;
-  InlineStream stream;
-  ReduceReference(expected.Reduce(take_norm));
-  EXPECT_TRUE(Kernels(target)->Reduce(actual.Reduce(take_norm), stream).ok());
-  EXPECT_TRUE(SameResults(actual, expected));
-  return actual.scan;
-}
-
-TEST_P(EveryTargetTest, C5SquaresThatOverflowFp32AreStillSummed) {
-  KernelCase start({.sizes = {3000}, .slices = 1});
-  for (Bf16& value : start.gradients[0]) value = ToBf16(std::ldexp(-1.0f, 100));
-  const ScanResult scan = Scan(GetParam(), start);
-  EXPECT_EQ(scan.squared_norm.Round(), std::ldexp(3000.0, 200));
-  EXPECT_EQ(scan.max_abs_bits, FloatBits(std::ldexp(1.0f, 100)));
-  EXPECT_EQ(scan.first_nonfinite, kNowhere);
-  EXPECT_EQ(scan.first_overflow, kNowhere);
-}
-
-TEST_P(EveryTargetTest, NormBlocksAddThirtyTwoLanesInOrder) {
-  // Values of very different sizes, so that any other order of additions gives other bits.
-  KernelCase start({.sizes = {1500}, .slices = 1, .seed = 9});
-  for (size_t i = 0; i < start.gradients[0].size(); ++i) {
-    start.gradients[0][i].bits = static_cast<uint16_t>(0x3000 + (i * 7919) % 0x1800);
-  }
-  ExactSum expected;
-  for (const auto& [begin, end] : {std::pair(0, 1024), std::pair(1024, 1500)}) {
-    double lanes[32] = {};
-    for (int i = begin; i < end; ++i) {
-      const double g = ToFloat(start.gradients[0][i]);
-      lanes[i % 32] += g * g;
-    }
-    for (const int half : {16, 8, 4, 2, 1}) {
-      for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-    }
-    expected.Add(lanes[0]);
-  }
-  EXPECT_EQ(Scan(GetParam(), start).squared_norm.Round(), expected.Round());
-}
-
-TEST_P(EveryTargetTest, FindsTheFirstNonFinitePlaceByMicroBatchThenElement) {
-  // p0 has 2000 elements, p1 3000; first_micro_batch is 5. p1 starts at element 2048 of the shard.
-  KernelCase start({.sizes = {2000, 3000}, .slices = 3});
-  start.gradients[1][7].bits = kNan;
-  start.gradients[0][2048 + 1030].bits = kInfinity;
-  start.gradients[0][2048 + 1031].bits = kNan;
-  const ScanResult scan = Scan(GetParam(), start);
-  EXPECT_EQ(scan.first_nonfinite, MakePlace(5, 2000 + 1030));
-  EXPECT_EQ(scan.first_overflow, kNowhere);
-  EXPECT_EQ(scan.max_abs_bits, 0x7f800000u);
-  // Blocks that hold a non-finite sum add nothing: without them, p0's second block and p1's first and third remain.
-  KernelCase rest = start;
-  for (auto& gradient : rest.gradients) {
-    std::fill_n(gradient.begin(), 1024, Bf16{});
-    std::fill_n(gradient.begin() + 3072, 1024, Bf16{});
-  }
-  EXPECT_EQ(scan.squared_norm.Round(), Scan(GetParam(), rest).squared_norm.Round());
-}
-
-TEST_P(EveryTargetTest, FindsTheFirstOverflowOfFiniteSlices) {
-  KernelCase start({.sizes = {2000, 3000}, .slices = 3});
-  for (const int64_t place : {int64_t{1999}, int64_t{1100}}) {
-    start.gradients[0][place].bits = kHuge;
-    start.gradients[1][place].bits = 0;
-    start.gradients[2][place].bits = kHuge;
-  }
-  start.gradients[0][2048 + 2999].bits = 0xff7f;
-  start.gradients[1][2048 + 2999].bits = 0xff7f;
-  start.gradients[2][2048 + 2999].bits = kInfinity;
-  const ScanResult scan = Scan(GetParam(), start);
-  EXPECT_EQ(scan.first_overflow, MakePlace(6, 2000 + 2999));
-  EXPECT_EQ(scan.first_nonfinite, MakePlace(7, 2000 + 2999));
-}
-
-TEST_P(EveryTargetTest, ANonFiniteAccumulatorIsNoNewOverflow) {
-  for (const auto use : {AccumulatorUse::kIn, AccumulatorUse::kInPlace}) {
-    KernelCase start({.sizes = {2000}, .slices = 2, .accumulator = use});
-    start.accumulator_in[3] = FloatFromBits(0x7f800000);
-    ScanResult scan = Scan(GetParam(), start);
-    EXPECT_EQ(scan.first_overflow, kNowhere);
-    EXPECT_EQ(scan.first_nonfinite, kNowhere);
-    EXPECT_EQ(scan.max_abs_bits, 0x7f800000u);
-    // One that is nearly full does overflow, and is looked for from what it held.
-    start.accumulator_in[1500] = FloatFromBits(0x7f7fffff);
-    start.gradients[0][1500].bits = 0;
-    start.gradients[1][1500].bits = kHuge;
-    EXPECT_EQ(Scan(GetParam(), start).first_overflow, MakePlace(6, 1500));
-  }
-}
-
-TEST_P(EveryTargetTest, WithoutNormOnlyPlacesAreSearched) {
-  KernelCase start({.sizes = {2000}, .accumulator = AccumulatorUse::kOut});
-  start.gradients[1][1700].bits = kInfinity;
-  const ScanResult scan = Scan(GetParam(), start, /*take_norm=*/false);
-  EXPECT_EQ(scan.first_nonfinite, MakePlace(6, 1700));
-  EXPECT_EQ(scan.max_abs_bits, 0u);
-  EXPECT_EQ(scan.squared_norm.Round(), 0);
 }
 
 TEST_P(EveryTargetTest, SkippedUpdateWritesNothing) {
@@ -297,7 +243,7 @@ TEST_P(EveryTargetTest, SkippedUpdateWritesNothing) {
   start.scalars.apply = false;
   KernelCase actual = start;
   InlineStream stream;
-  ASSERT_TRUE(Kernels(GetParam())->Update(actual.Update(), stream).ok());
+  ASSERT_TRUE(KernelsOf(GetParam())->Update(actual.Update(), stream).ok());
   EXPECT_TRUE(SameResults(actual, start));
   UpdateReference(actual.Update());
   EXPECT_TRUE(SameResults(actual, start));
@@ -358,19 +304,40 @@ TEST(ShardKernelsTest, RefusesWhatItCannotRun) {
   OtherStream other;
   EXPECT_THAT(message(kernels->Reduce(work.Reduce(), other)), HasSubstr("host stream"));
   EXPECT_THAT(message(kernels->Update(work.Update(), other)), HasSubstr("host stream"));
+  EXPECT_THAT(message(kernels->Zero({}, other)), HasSubstr("host stream"));
+  EXPECT_THAT(message(kernels->Copy({}, other)), HasSubstr("host stream"));
   InlineStream stream;
-  ReduceArgs reduce = work.Reduce();
-  reduce.layout = nullptr;
-  EXPECT_THAT(message(kernels->Reduce(reduce, stream)), HasSubstr("layout"));
+  // All of what is checked: kernel_arguments_test.
   UpdateArgs update = work.Update();
   update.scalars = nullptr;
   EXPECT_THAT(message(kernels->Update(update, stream)), HasSubstr("scalars"));
-  update = work.Update();
-  update.master = nullptr;
-  EXPECT_THAT(message(kernels->Update(update, stream)), HasSubstr("master"));
-  work.scalars.groups.clear();
+  ReduceArgs reduce = work.Reduce();
+  reduce.scan = nullptr;
+  EXPECT_THAT(message(kernels->Reduce(reduce, stream)), HasSubstr("scan"));
+  EXPECT_THAT(message(kernels->Zero({.gradient = {nullptr, 4}}, stream)), HasSubstr("gradient"));
+  EXPECT_THAT(message(kernels->Copy({.from = nullptr, .to = &work, .size_bytes = 4}, stream)), HasSubstr("from"));
+  EXPECT_TRUE(stream.status().ok());
+  work.scalars.rules.clear();
   EXPECT_TRUE(kernels->Update(work.Update(), stream).ok());
   EXPECT_EQ(stream.status().code(), absl::StatusCode::kInternal);
+}
+
+TEST(ShardKernelsTest, ZeroAndCopyTouchTheirBytes) {
+  const auto kernels = *CreateCpuShardKernels(2);
+  std::vector<std::byte> from(1000);
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i % 251 + 1);
+  std::vector<std::byte> to(1000, std::byte{0xee});
+  InlineStream stream;
+  ASSERT_TRUE(kernels->Copy({.from = from.data() + 3, .to = to.data() + 5, .size_bytes = 901}, stream).ok());
+  EXPECT_TRUE(std::equal(from.begin() + 3, from.begin() + 904, to.begin() + 5));
+  EXPECT_EQ(to[4], std::byte{0xee});
+  EXPECT_EQ(to[906], std::byte{0xee});
+  ASSERT_TRUE(kernels->Zero({.gradient = {to.data() + 7, 301}}, stream).ok());
+  EXPECT_EQ(to[6], from[4]);
+  EXPECT_EQ(std::count(to.begin() + 7, to.begin() + 308, std::byte{0}), 301);
+  EXPECT_EQ(to[308], from[306]);
+  EXPECT_TRUE(kernels->Zero({}, stream).ok());
+  EXPECT_TRUE(kernels->Copy({}, stream).ok());
 }
 
 }  // namespace
