@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <variant>
 #include <vector>
 
 #include "reference_step.h"
@@ -15,6 +16,35 @@
 namespace shardstep {
 namespace {
 
+shardstep_reference::Group ReferenceGroup(const GroupOptions& options) {
+  using shardstep_reference::Kept;
+  using shardstep_reference::Rule;
+  shardstep_reference::Group group;
+  if (const auto* adamw = std::get_if<AdamWOptions>(&options.rule)) {
+    group = {.beta1 = adamw->beta1, .beta2 = adamw->beta2, .epsilon = adamw->epsilon};
+    group.weight_decay = adamw->weight_decay;
+  } else if (const auto* sgd = std::get_if<SgdOptions>(&options.rule)) {
+    group = {.rule = Rule::kSgd, .momentum = sgd->momentum, .nesterov = sgd->nesterov};
+    group.weight_decay = sgd->weight_decay;
+  } else if (const auto* lion = std::get_if<LionOptions>(&options.rule)) {
+    group = {.beta1 = lion->beta1, .beta2 = lion->beta2, .rule = Rule::kLion};
+    group.weight_decay = lion->weight_decay;
+  }
+  group.learning_rate_factor = std::visit([](const auto& rule) { return rule.learning_rate_factor; }, options.rule);
+  switch (options.master) {
+    case Master::kFp32:
+      group.kept = Kept::kFp32;
+      break;
+    case Master::kSplit:
+      group.kept = Kept::kSplit;
+      break;
+    case Master::kNone:
+      group.kept = options.rounding == Rounding::kNearest ? Kept::kNearest : Kept::kStochastic;
+      break;
+  }
+  return group;
+}
+
 shardstep_reference::Model InitialModel(const TrainOptions& options, const std::vector<ParameterSpec>& parameters) {
   shardstep_reference::Model reference;
   for (size_t p = 0; p < parameters.size(); ++p) {
@@ -22,13 +52,7 @@ shardstep_reference::Model InitialModel(const TrainOptions& options, const std::
     for (const int64_t extent : parameters[p].shape) elements *= extent;
     std::vector<float> master(elements);
     FillInitial(options.model, options.seed, static_cast<int>(p), 0, absl::MakeSpan(master));
-    const AdamWOptions& o = options.optimizer.groups[parameters[p].group];
-    reference.Add({.beta1 = o.beta1,
-                   .beta2 = o.beta2,
-                   .epsilon = o.epsilon,
-                   .weight_decay = o.weight_decay,
-                   .learning_rate_factor = o.learning_rate_factor},
-                  std::move(master));
+    reference.Add(ReferenceGroup(options.optimizer.groups[parameters[p].group]), std::move(master));
   }
   return reference;
 }
@@ -69,7 +93,9 @@ absl::Status Train(const TrainOptions& options) {
     }
     reference.Step(gradients, {.learning_rate = LearningRate(options.learning_rate, step),
                                .divisor = static_cast<double>(options.micro_batches),
-                               .max_norm = options.max_norm});
+                               .max_norm = options.max_norm,
+                               .sum_group = options.optimizer.sum_group,
+                               .rounding_seed = options.optimizer.rounding_seed});
   }
   const shardstep_reference::Digests digests = reference.Digest();
   std::cout << "digest weights=" << digests.weights << " master=" << digests.master << " state=" << digests.first_moment

@@ -81,9 +81,8 @@ double Power(double base, int64_t exponent) {
   return result;
 }
 
-void Update(Parameter& p, const std::vector<float>& sums, float scale, double learning_rate, int64_t t) {
+void UpdateAdamW(Parameter& p, const std::vector<float>& gradients, double lr, int64_t t) {
   const Group& o = p.group;
-  const double lr = learning_rate * o.learning_rate_factor;
   const float b1 = static_cast<float>(o.beta1);
   const float b2 = static_cast<float>(o.beta2);
   const float one_minus_b1 = static_cast<float>(1 - o.beta1);
@@ -92,8 +91,8 @@ void Update(Parameter& p, const std::vector<float>& sums, float scale, double le
   const float step_size = static_cast<float>(lr / (1 - Power(o.beta1, t)));
   const float rbc2 = static_cast<float>(1 / std::sqrt(1 - Power(o.beta2, t)));
   const float eps = static_cast<float>(o.epsilon);
-  for (size_t i = 0; i < sums.size(); ++i) {
-    const float g = sums[i] * scale;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const float g = gradients[i];
     float& m = p.first_moment[i];
     float& v = p.second_moment[i];
     float& w = p.master[i];
@@ -101,8 +100,123 @@ void Update(Parameter& p, const std::vector<float>& sums, float scale, double le
     v = b2 * v + one_minus_b2 * (g * g);
     w = w - lr_wd * w;
     w = w - step_size * (m / (std::sqrt(v) * rbc2 + eps));
-    p.weights[i] = ToBf16(w);
   }
+}
+
+void UpdateSgd(Parameter& p, const std::vector<float>& gradients, double lr) {
+  const float momentum = static_cast<float>(p.group.momentum);
+  const float weight_decay = static_cast<float>(p.group.weight_decay);
+  const float learning_rate = static_cast<float>(lr);
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    float& w = p.master[i];
+    float d = gradients[i] + weight_decay * w;
+    if (p.group.momentum != 0) {
+      float& m = p.first_moment[i];
+      m = momentum * m + d;
+      d = p.group.nesterov ? d + momentum * m : m;
+    }
+    w = w - learning_rate * d;
+  }
+}
+
+void UpdateLion(Parameter& p, const std::vector<float>& gradients, double lr) {
+  const Group& o = p.group;
+  const float b1 = static_cast<float>(o.beta1);
+  const float b2 = static_cast<float>(o.beta2);
+  const float one_minus_b1 = static_cast<float>(1 - o.beta1);
+  const float one_minus_b2 = static_cast<float>(1 - o.beta2);
+  const float lr_wd = static_cast<float>(lr * o.weight_decay);
+  const float learning_rate = static_cast<float>(lr);
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const float g = gradients[i];
+    float& m = p.first_moment[i];
+    float& w = p.master[i];
+    const float c = b1 * m + one_minus_b1 * g;
+    w = w - lr_wd * w;
+    if (c > 0) w = w - learning_rate;
+    if (c < 0) w = w + learning_rate;
+    m = b2 * m + one_minus_b2 * g;
+  }
+}
+
+// 16 random bits of a global element: Philox-4x32-10.
+uint16_t Random(uint64_t seed, uint64_t applied_step, uint64_t element) {
+  const uint64_t draw = element / 8;
+  uint32_t c[4] = {static_cast<uint32_t>(draw), static_cast<uint32_t>(draw >> 32), static_cast<uint32_t>(applied_step),
+                   static_cast<uint32_t>(applied_step >> 32)};
+  uint32_t k0 = static_cast<uint32_t>(seed);
+  uint32_t k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t x = 0xD2511F53ull * c[0];
+    const uint64_t y = 0xCD9E8D57ull * c[2];
+    const uint32_t c1 = c[1];
+    const uint32_t c3 = c[3];
+    c[0] = static_cast<uint32_t>(y >> 32) ^ c1 ^ k0;
+    c[1] = static_cast<uint32_t>(y);
+    c[2] = static_cast<uint32_t>(x >> 32) ^ c3 ^ k1;
+    c[3] = static_cast<uint32_t>(x);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  const uint32_t word = c[element % 8 / 2];
+  return static_cast<uint16_t>(element % 2 == 0 ? word : word >> 16);
+}
+
+// What is left of the updated master weights.
+void Keep(Parameter& p, uint64_t seed, int64_t applied_step, uint64_t first_element) {
+  for (size_t i = 0; i < p.master.size(); ++i) {
+    float& w = p.master[i];
+    switch (p.group.kept) {
+      case Kept::kFp32:
+        p.weights[i] = ToBf16(w);
+        break;
+      case Kept::kSplit:
+        p.weights[i] = std::isnan(w) ? 0x7fc0 : static_cast<uint16_t>((Bits(w) + 0x8000u) >> 16);
+        break;
+      case Kept::kNearest:
+        p.weights[i] = ToBf16(w);
+        w = FromBf16(p.weights[i]);
+        break;
+      case Kept::kStochastic:
+        p.weights[i] = std::isnan(w)
+                           ? 0x7fc0
+                           : static_cast<uint16_t>((Bits(w) + Random(seed, applied_step, first_element + i)) >> 16);
+        w = FromBf16(p.weights[i]);
+        break;
+    }
+  }
+}
+
+void Update(Parameter& p, const std::vector<float>& gradients, double learning_rate, int64_t t) {
+  const double lr = learning_rate * p.group.learning_rate_factor;
+  switch (p.group.rule) {
+    case Rule::kAdamW:
+      return UpdateAdamW(p, gradients, lr, t);
+    case Rule::kSgd:
+      return UpdateSgd(p, gradients, lr);
+    case Rule::kLion:
+      return UpdateLion(p, gradients, lr);
+  }
+}
+
+// Groups of consecutive micro-batches first, then these.
+std::vector<float> Sum(const std::vector<std::vector<std::vector<uint16_t>>>& gradients, size_t p, size_t elements,
+                       int64_t sum_group) {
+  std::vector<float> sum(elements, 0.0f);
+  const size_t group = static_cast<size_t>(sum_group);
+  for (size_t begin = 0; begin < gradients.size(); begin += group) {
+    const size_t end = std::min(begin + group, gradients.size());
+    for (size_t i = 0; i < elements; ++i) {
+      if (group == 1) {
+        sum[i] = sum[i] + FromBf16(gradients[begin][p][i]);
+        continue;
+      }
+      float part = 0.0f;
+      for (size_t j = begin; j < end; ++j) part = part + FromBf16(gradients[j][p][i]);
+      sum[i] = sum[i] + part;
+    }
+  }
+  return sum;
 }
 
 template <typename T>
@@ -148,9 +262,15 @@ uint16_t ToBf16(float value) {
 
 void Model::Add(const Group& group, std::vector<float> master) {
   Parameter p{.group = group, .master = std::move(master), .first_moment = {}, .second_moment = {}, .weights = {}};
-  p.first_moment.assign(p.master.size(), 0.0f);
-  p.second_moment.assign(p.master.size(), 0.0f);
-  for (const float w : p.master) p.weights.push_back(ToBf16(w));
+  const size_t elements = p.master.size();
+  if (group.rule != Rule::kSgd || group.momentum != 0) p.first_moment.assign(elements, 0.0f);
+  if (group.rule == Rule::kAdamW) p.second_moment.assign(elements, 0.0f);
+  p.weights.assign(elements, 0);
+  // The first weights are rounded to nearest, whatever the group does later.
+  const Kept kept = group.kept;
+  if (kept == Kept::kStochastic) p.group.kept = Kept::kNearest;
+  Keep(p, 0, 0, 0);
+  p.group.kept = kept;
   parameters_.push_back(std::move(p));
 }
 
@@ -160,10 +280,7 @@ StepResult Model::Step(const std::vector<std::vector<std::vector<uint16_t>>>& gr
   BigSum squares;
   bool finite = true;
   for (size_t p = 0; p < parameters_.size(); ++p) {
-    std::vector<float> sum(parameters_[p].master.size(), 0.0f);
-    for (const auto& micro_batch : gradients) {
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] = sum[i] + FromBf16(micro_batch[p][i]);
-    }
+    std::vector<float> sum = Sum(gradients, p, parameters_[p].master.size(), arguments.sum_group);
     for (const float s : sum) finite = finite && std::isfinite(s);
     for (size_t begin = 0; finite && begin < sum.size(); begin += 1024) {
       squares.Add(BlockSum(sum.data() + begin, std::min<int64_t>(1024, static_cast<int64_t>(sum.size() - begin))));
@@ -177,8 +294,12 @@ StepResult Model::Step(const std::vector<std::vector<std::vector<uint16_t>>>& gr
   if (arguments.max_norm) result.clip = std::min(1.0, *arguments.max_norm / (result.norm + 1e-6));
   const float scale = static_cast<float>(result.clip / arguments.divisor);
   ++applied_steps_;
+  uint64_t first_element = 0;
   for (size_t p = 0; p < parameters_.size(); ++p) {
-    Update(parameters_[p], sums[p], scale, arguments.learning_rate, applied_steps_);
+    for (float& s : sums[p]) s = s * scale;
+    Update(parameters_[p], sums[p], arguments.learning_rate, applied_steps_);
+    Keep(parameters_[p], arguments.rounding_seed, applied_steps_, first_element);
+    first_element += sums[p].size();
   }
   return result;
 }

@@ -10,11 +10,20 @@
 /// with the library (it includes none of its headers and is compiled apart): what every sharded step is judged by.
 namespace shardstep_reference {
 
+enum class Rule { kAdamW, kSgd, kLion };
+/// What is kept of a weight between steps.
+enum class Kept { kFp32, kSplit, kNearest, kStochastic };
+
 struct Group {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.01, learning_rate_factor = 1.0;
+  Rule rule = Rule::kAdamW;
+  double momentum = 0;
+  bool nesterov = false;
+  Kept kept = Kept::kFp32;
 };
 
-/// One parameter, all of it. bf16 values are raw bits.
+/// One parameter, all of it. bf16 values are raw bits. Where no master is kept, `master` is the weights as fp32.
+/// Moments that a rule has not got are empty.
 struct Parameter {
   Group group;
   std::vector<float> master, first_moment, second_moment;
@@ -25,6 +34,8 @@ struct StepArguments {
   double learning_rate = 0;
   double divisor = 1;
   std::optional<double> max_norm;
+  int64_t sum_group = 1;
+  uint64_t rounding_seed = 1;
 };
 
 struct StepResult {

@@ -102,11 +102,38 @@ TEST(SetOptionTest, OverridesWhatWasSet) {
 }
 
 TEST(SetOptionTest, AnIndexNamesAGroupAndOnePastTheEndAppends) {
-  proto::Train message = Set("optimizer.group[0].beta1", "0.8");
-  message = Set("optimizer.group[1].beta2", "0.7", message);
-  message = Set("optimizer.group[0].beta2", "0.6", message);
-  EXPECT_EQ(message.ShortDebugString(), "optimizer { group { beta1: 0.8 beta2: 0.6 } group { beta2: 0.7 } }");
-  EXPECT_THAT(Refusal("optimizer.group[1].beta1", "0.8"), HasSubstr("index 1 is more than one past the end, 0"));
+  proto::Train message = Set("optimizer.group[0].adamw.beta1", "0.8");
+  message = Set("optimizer.group[1].adamw.beta2", "0.7", message);
+  message = Set("optimizer.group[0].adamw.beta2", "0.6", message);
+  EXPECT_EQ(message.ShortDebugString(),
+            "optimizer { group { adamw { beta1: 0.8 beta2: 0.6 } } group { adamw { beta2: 0.7 } } }");
+  EXPECT_THAT(Refusal("optimizer.group[1].adamw.beta1", "0.8"), HasSubstr("index 1 is more than one past the end, 0"));
+}
+
+TEST(SetOptionTest, AOneofTakesTheNameOfAField) {
+  proto::Train message = Set("optimizer.group[0].rule", "sgd");
+  EXPECT_EQ(message.ShortDebugString(), "optimizer { group { sgd { } } }");
+  message = Set("optimizer.group[0].sgd.momentum", "0.9", message);
+  message = Set("optimizer.group[0].rule", "sgd", message);
+  EXPECT_EQ(message.ShortDebugString(), "optimizer { group { sgd { momentum: 0.9 } } }") << "chosen again, it stays";
+  EXPECT_FALSE(SetOption("optimizer.group[0].lion.beta1", "0.9", &message).ok()) << "sgd would be dropped";
+  message = Set("optimizer.group[0].rule", "lion", message);
+  EXPECT_EQ(message.ShortDebugString(), "optimizer { group { lion { } } }");
+  EXPECT_THAT(Refusal("optimizer.group[0].rule", "adam"), HasSubstr("must be one of adamw, sgd, lion"));
+  EXPECT_THAT(Refusal("optimizer.group[0].rule.beta1", "0.9"), HasSubstr("no field \"rule\" in Group"));
+  EXPECT_THAT(Refusal("optimizer { group { adamw { } sgd { } } }"),
+              AllOf(HasSubstr("\"sgd\""), HasSubstr("\"adamw\"")));
+}
+
+TEST(ResolveOneofsTest, NamesTheFieldThatStandsOrTheFirst) {
+  const proto::Train message = Set("optimizer.group[0].rule", "sgd");
+  EXPECT_EQ(ResolveOneofs("optimizer.group[0].rule.momentum", message), "optimizer.group[0].sgd.momentum");
+  EXPECT_EQ(ResolveOneofs("optimizer.group[1].rule.beta1", message), "optimizer.group[1].adamw.beta1");
+  EXPECT_EQ(ResolveOneofs("optimizer.group[0].rule.beta1", proto::Train()), "optimizer.group[0].adamw.beta1");
+  for (const char* path : {"optimizer.group[0].rule", "optimizer.group[0].master", "optimizer.group[x].master",
+                           "model.depth", "model.layers.x", "", ".", "rule.x"}) {
+    EXPECT_EQ(ResolveOneofs(path, message), path);
+  }
 }
 
 TEST(SetOptionTest, X1RefusesByPath) {
@@ -116,9 +143,9 @@ TEST(SetOptionTest, X1RefusesByPath) {
   EXPECT_THAT(Refusal("model.layers.x", "6"), HasSubstr("\"layers\" has no fields"));
   EXPECT_THAT(Refusal("model", "6"), HasSubstr("names a group of fields"));
   EXPECT_THAT(Refusal("model[0].layers", "6"), HasSubstr("takes no index"));
-  EXPECT_THAT(Refusal("optimizer.group.beta1", "6"), HasSubstr("needs an index"));
+  EXPECT_THAT(Refusal("optimizer.group.adamw.beta1", "6"), HasSubstr("needs an index"));
   for (const char* index : {"[-1]", "[x]", "[]", "[99999999999]", "]"}) {
-    EXPECT_THAT(Refusal(std::string("optimizer.group") + index + ".beta1", "0.5"), HasSubstr("good index"));
+    EXPECT_THAT(Refusal(std::string("optimizer.group") + index + ".adamw.beta1", "0.5"), HasSubstr("good index"));
   }
   for (const char* value : {"nan", "inf", "1e39", "", "6 7", "six", "9999999999999999999999", "{", "6 layers: 7"}) {
     Refusal("model.layers", value);

@@ -57,12 +57,16 @@ const std::vector<Knob>& Knobs() {
       {"checkpoint.directory", {""}, {"x"}},
       {"checkpoint.interval_steps", {"1"}, {"0"}},
       {"checkpoint.resume", {"true", "2"}, {"false"}},
-      {"run.backend", {"BACKEND_UNSPECIFIED", "MPI", "0", "3"}, {"SHM", "INPROC"}},
+      {"run.backend", {"BACKEND_UNSPECIFIED", "MPI", "0", "4", "TCP"}, {"SHM", "INPROC"}},
       {"run.ranks", {"0", "257", "1"}, {}},
       {"run.compute_threads", {"0", "1025"}, {"1", "1024"}},
       {"run.stop_after", {"0", "1"}, {}},
       {"run.records", {""}, {"x"}},
       {"run.poison_step", {"0"}, {"1"}},
+      {"run.plot", {"", "pictures/"}, {"x", "pictures/x"}},
+      // For TCP only: TcpNeedsAnAddressAndARank.
+      {"run.address", {"", "h:1"}, {}},
+      {"run.rank", {"0"}, {}},
       {"optimizer.bucket_bytes", {"0"}, {"1"}},
       {"optimizer.update_threads", {"1025"}, {"0"}},
       {"optimizer.micro_steps", {"1", "0"}, {}},
@@ -72,17 +76,36 @@ const std::vector<Knob>& Knobs() {
       {"optimizer.accumulate_gradients", {"true"}, {"false"}},
       {"optimizer.wait_deadline_seconds", {"0", "nan", "inf", "1e39"}, {"1"}},
       {"optimizer.keep_checkpoints", {"0"}, {"1"}},
-      {"optimizer.group[0].beta1", {"1", "nan", "inf", "1e39"}, {"0"}},
-      {"optimizer.group[0].beta2", {"1", "nan", "inf", "1e39"}, {"0"}},
-      {"optimizer.group[0].epsilon", {"0", "nan", "inf", "1e39"}, {"1"}},
-      {"optimizer.group[0].weight_decay", {"nan", "inf", "1e39"}, {"0"}},
-      {"optimizer.group[0].learning_rate_factor", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.weights", {"WEIGHTS_UNSPECIFIED", "BOTH"}, {"SHARED", "PRIVATE"}},
+      {"optimizer.accumulation", {"ACCUMULATION_UNSPECIFIED", "3"}, {"SHARDED", "LOCAL"}},
+      {"optimizer.sum_group", {"0", "16777216", "nan"}, {"1", "16777215"}},
+      {"optimizer.host_sum", {"HOST_SUM_UNSPECIFIED", "BF16"}, {"EXACT", "ROUNDED"}},
+      {"optimizer.rounding_seed", {"1.5"}, {"0", "18446744073709551615"}},
+      {"optimizer.max_message_bytes", {"0", "4095", "1e39"}, {"4096"}},
+      {"optimizer.group[0].master", {"MASTER_UNSPECIFIED", "BF16"}, {"FP32", "SPLIT", "NONE"}},
+      // STOCHASTIC is for weights without a master.
+      {"optimizer.group[0].rounding", {"ROUNDING_UNSPECIFIED", "STOCHASTIC"}, {"NEAREST"}},
+      {"optimizer.group[0].adamw.beta1", {"1", "nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].adamw.beta2", {"1", "nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].adamw.epsilon", {"0", "nan", "inf", "1e39"}, {"1"}},
+      {"optimizer.group[0].adamw.weight_decay", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].adamw.learning_rate_factor", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].sgd.momentum", {"1", "nan", "inf", "1e39"}, {"0", "0.9"}},
+      // It needs momentum.
+      {"optimizer.group[0].sgd.nesterov", {"true"}, {"false"}},
+      {"optimizer.group[0].sgd.weight_decay", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].sgd.learning_rate_factor", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].lion.beta1", {"1", "nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].lion.beta2", {"1", "nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].lion.weight_decay", {"nan", "inf", "1e39"}, {"0"}},
+      {"optimizer.group[0].lion.learning_rate_factor", {"nan", "inf", "1e39"}, {"0"}},
   };
   return *knobs;
 }
 
 bool IsText(const std::string& path) {
-  return path == "data.path" || path == "checkpoint.directory" || path == "run.records";
+  return path == "data.path" || path == "checkpoint.directory" || path == "run.records" || path == "run.plot" ||
+         path == "run.address";
 }
 
 TEST(TrainOptionsTest, X1EveryKnobIsRefusedByNameOrTaken) {
@@ -94,7 +117,9 @@ TEST(TrainOptionsTest, X1EveryKnobIsRefusedByNameOrTaken) {
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << knob.path << " = " << value;
       // The schedule's end is named by the warm-up that does not fit into it.
       const std::string name = knob.path == "schedule.steps" && value == "49" ? "schedule.warmup_steps" : knob.path;
-      EXPECT_THAT(std::string(status.message()), HasSubstr(name == "model.heads" && value == "5" ? "heads" : name));
+      const bool names_rank = knob.path == "run.backend" && value == "TCP";
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr(name == "model.heads" && value == "5" ? "heads" : (names_rank ? "run.rank" : name)));
     }
     for (const std::string& value : knob.good) {
       EXPECT_TRUE(ReadSetting(knob.path + "=" + value).ok()) << ReadSetting(knob.path + "=" + value).status();
@@ -129,9 +154,14 @@ TEST(TrainOptionsTest, X2ContradictionsAreRefused) {
   EXPECT_THAT(refusal({"--resume"}), StartsWith("checkpoint.resume"));
   EXPECT_THAT(refusal({"--checkpoint_interval=3"}), StartsWith("checkpoint.interval_steps"));
   EXPECT_THAT(refusal({"--ranks=2"}), StartsWith("run.ranks"));
-  EXPECT_THAT(refusal({"--set=optimizer.group[0].beta1=0", "--set=optimizer.group[1].beta1=0",
-                       "--set=optimizer.group[2].beta1=0"}),
+  EXPECT_THAT(refusal({"--set=optimizer.group[0].adamw.beta1=0", "--set=optimizer.group[1].adamw.beta1=0",
+                       "--set=optimizer.group[2].adamw.beta1=0"}),
               StartsWith("optimizer.group[2]"));
+  EXPECT_THAT(refusal({"--accumulation=LOCAL", "--sum_group=2"}), StartsWith("optimizer.sum_group = 2"));
+  EXPECT_THAT(refusal({"--accumulation=LOCAL", "--host_sum=ROUNDED"}), StartsWith("optimizer.host_sum = ROUNDED"));
+  EXPECT_THAT(refusal({"--sum_group=2", "--host_sum=ROUNDED"}), StartsWith("optimizer.sum_group = 2"));
+  EXPECT_THAT(refusal({"--rounding=STOCHASTIC", "--master=SPLIT"}), StartsWith("optimizer.group[0].rounding"));
+  EXPECT_THAT(refusal({"--rule=sgd", "--nesterov"}), StartsWith("optimizer.group[0].sgd.nesterov"));
 }
 
 TEST(TrainOptionsTest, EveryFieldIsTakenOver) {
@@ -180,6 +210,20 @@ TEST(TrainOptionsTest, EveryFieldIsTakenOver) {
                              "15",
                              "--records",
                              "r",
+                             "--plot",
+                             "p",
+                             "--weights",
+                             "PRIVATE",
+                             "--accumulation",
+                             "SHARDED",
+                             "--sum_group",
+                             "16",
+                             "--host_sum",
+                             "EXACT",
+                             "--rounding_seed",
+                             "17",
+                             "--max_message_bytes",
+                             "18000",
                              "--set",
                              "schedule.final_learning_rate_fraction=0.25",
                              "--set",
@@ -209,22 +253,68 @@ TEST(TrainOptionsTest, EveryFieldIsTakenOver) {
   EXPECT_EQ(options->ranks, 14);
   EXPECT_EQ(options->compute_threads, 15);
   EXPECT_EQ(options->records_path, "r");
+  EXPECT_EQ(options->plot_prefix, "p");
+  EXPECT_EQ(options->optimizer.weights, WeightCopies::kPrivate);
+  EXPECT_EQ(options->optimizer.sum_group, 16);
+  EXPECT_EQ(options->optimizer.rounding_seed, 17);
+  EXPECT_EQ(options->optimizer.max_message_bytes, 18000);
   EXPECT_EQ(options->optimizer.bucket_bytes, 16);
 }
 
 TEST(TrainOptionsTest, UndecayedGroupFollowsTheOtherUnlessGiven) {
-  auto options = Read({"--data=x", "--set=optimizer.group[0].weight_decay=0.1", "--set=optimizer.group[0].beta2=0.95"});
+  auto options = Read({"--data=x", "--weight_decay=0.1", "--beta2=0.95", "--master=NONE", "--rounding=STOCHASTIC"});
   ASSERT_TRUE(options.ok()) << options.status();
   ASSERT_EQ(options->optimizer.groups.size(), 2);
-  EXPECT_EQ(options->optimizer.groups[kDecayedGroup].weight_decay, 0.1);
-  EXPECT_EQ(options->optimizer.groups[kUndecayedGroup].weight_decay, 0.0);
-  EXPECT_EQ(options->optimizer.groups[kUndecayedGroup].beta2, 0.95);
-  options = Read({"--data=x", "--set=optimizer.group[0].beta1=0.8", "--set=optimizer.group[1].weight_decay=0.5"});
+  const GroupOptions& decayed = options->optimizer.groups[kDecayedGroup];
+  const GroupOptions& undecayed = options->optimizer.groups[kUndecayedGroup];
+  EXPECT_EQ(std::get<AdamWOptions>(decayed.rule), (AdamWOptions{.beta2 = 0.95, .weight_decay = 0.1}));
+  EXPECT_EQ(std::get<AdamWOptions>(undecayed.rule), (AdamWOptions{.beta2 = 0.95, .weight_decay = 0}));
+  EXPECT_EQ(undecayed.master, Master::kNone);
+  EXPECT_EQ(undecayed.rounding, Rounding::kStochastic);
+
+  options =
+      Read({"--data=x", "--set=optimizer.group[0].adamw.beta1=0.8", "--set=optimizer.group[1].adamw.weight_decay=0.5"});
   ASSERT_TRUE(options.ok()) << options.status();
-  EXPECT_EQ(options->optimizer.groups[kUndecayedGroup].weight_decay, 0.5);
+  EXPECT_EQ(std::get<AdamWOptions>(options->optimizer.groups[kUndecayedGroup].rule),
+            (AdamWOptions{.weight_decay = 0.5}));
   options = Read({"--data=x"});
   ASSERT_TRUE(options.ok()) << options.status();
-  EXPECT_EQ(options->optimizer.groups.size(), 2);
+  ASSERT_EQ(options->optimizer.groups.size(), 2);
+  EXPECT_EQ(std::get<AdamWOptions>(options->optimizer.groups[kUndecayedGroup].rule), (AdamWOptions{.weight_decay = 0}));
+}
+
+TEST(TrainOptionsTest, UndecayedGroupFollowsWithEveryRule) {
+  auto options = Read({"--data=x", "--nesterov", "--momentum=0.9", "--weight_decay=1e-4", "--rule=sgd"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  SgdOptions sgd{.momentum = 0.9, .nesterov = true, .weight_decay = 1e-4};
+  EXPECT_EQ(std::get<SgdOptions>(options->optimizer.groups[kDecayedGroup].rule), sgd);
+  sgd.weight_decay = 0;
+  EXPECT_EQ(std::get<SgdOptions>(options->optimizer.groups[kUndecayedGroup].rule), sgd);
+
+  options = Read({"--data=x", "--rule=lion", "--beta1=0.95", "--weight_decay=0.3"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  LionOptions lion{.beta1 = 0.95, .weight_decay = 0.3};
+  EXPECT_EQ(std::get<LionOptions>(options->optimizer.groups[kDecayedGroup].rule), lion);
+  lion.weight_decay = 0;
+  EXPECT_EQ(std::get<LionOptions>(options->optimizer.groups[kUndecayedGroup].rule), lion);
+}
+
+TEST(TrainOptionsTest, TcpNeedsAnAddressAndARank) {
+  const auto refusal = [](std::vector<const char*> arguments) {
+    arguments.insert(arguments.end(), {"--data=x", "--backend=TCP", "--ranks=2"});
+    return std::string(Read(arguments).status().message());
+  };
+  EXPECT_THAT(refusal({"--rank=1"}), StartsWith("run.address"));
+  EXPECT_THAT(refusal({"--rank=1", "--address="}), StartsWith("run.address"));
+  EXPECT_THAT(refusal({"--address=h:1"}), StartsWith("run.rank"));
+  EXPECT_THAT(refusal({"--address=h:1", "--rank=2"}), StartsWith("run.rank = 2: must be from 0 to 1"));
+  EXPECT_THAT(refusal({"--address=h:1", "--rank=-1"}), StartsWith("run.rank = -1"));
+  const auto options = Read({"--data=x", "--backend=TCP", "--ranks=2", "--rank=1", "--address=h:1"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->backend, TrainBackend::kTcp);
+  EXPECT_EQ(options->ranks, 2);
+  EXPECT_EQ(options->rank, 1);
+  EXPECT_EQ(options->address, "h:1");
 }
 
 TEST(CommandLineTest, UsageErrorsNameTheArgument) {
@@ -249,6 +339,22 @@ TEST(CommandLineTest, ABadValueNamesFlagAndField) {
               StartsWith("--steps: schedule.steps = many: "));
   EXPECT_THAT(std::string(Read({"--data=x", "--set", "model.depth=1"}).status().message()),
               StartsWith("--set: model.depth = 1: "));
+}
+
+TEST(CommandLineTest, X2SettingsOfAnotherRuleAreRefused) {
+  const auto refusal = [](std::vector<const char*> arguments) {
+    arguments.push_back("--data=x");
+    const auto options = Read(arguments);
+    EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(options.status().message());
+  };
+  EXPECT_THAT(refusal({"--momentum=0.9"}), StartsWith("--momentum: optimizer.group[0].adamw.momentum = 0.9: no field"));
+  EXPECT_THAT(refusal({"--beta1=0.9", "--rule=sgd"}), StartsWith("--beta1: optimizer.group[0].sgd.beta1 = 0.9: no"));
+  EXPECT_THAT(refusal({"--set=optimizer.group[0].adamw.beta1=0.9", "--rule=lion"}),
+              StartsWith("--set: optimizer.group[0].adamw.beta1 = 0.9: \"adamw\" is not the rule, which is lion"));
+  EXPECT_THAT(refusal({"--rule=adam"}), HasSubstr("must be one of adamw, sgd, lion"));
+  EXPECT_THAT(refusal({"--rule=sgd", "--momentum=0.9", "--set=optimizer.group[0].sgd.momentum=0.8"}),
+              StartsWith("--set: optimizer.group[0].sgd.momentum was already set by --momentum"));
 }
 
 TEST(CommandLineTest, AValueMayHoldEqualSignsAndASwitchAValue) {
