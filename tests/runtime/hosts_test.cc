@@ -1,0 +1,191 @@
+// Jobs on several hosts, as threads: memory is shared within a host, and a double of a network joins them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "shardstep/runtime/host_contributions.h"
+#include "shardstep/tests/comm/delaying_communicator.h"
+#include "training_job.h"
+
+namespace shardstep {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+TrainingJob Job() {
+  TrainingJob job;
+  job.options.bucket_bytes = 1;  // one block per rank, so many buckets
+  job.steps = 4;
+  job.max_norm = 0.5;
+  return job;
+}
+
+// The hosts of a job by name, "2x2" or where each rank is, "0101".
+struct Topology {
+  std::string name;
+  int ranks;
+  std::vector<int> host_of_rank;
+};
+const Topology kTopologies[] = {{"1x1", 1, {}},
+                                {"1x4", 4, {}},
+                                {"2x2", 4, {0, 0, 1, 1}},
+                                {"4x1", 4, {0, 1, 2, 3}},
+                                {"3x2", 6, {0, 0, 1, 1, 2, 2}},
+                                {"permuted 2x2", 4, {0, 1, 1, 0}}};
+
+TrainingResult RunOn(const Topology& topology, TrainingJob job) {
+  job.world_size = topology.ranks;
+  job.host_of_rank = topology.host_of_rank;
+  return RunTrainingJob(job);
+}
+
+void ExpectSameBitsOnAll(const TrainingJob& job) {
+  const TrainingResult alone = RunOn(kTopologies[0], job);
+  for (const Topology& topology : kTopologies) {
+    const TrainingResult result = RunOn(topology, job);
+    EXPECT_EQ(result.digests, alone.digests) << topology.name;
+    EXPECT_TRUE(result == alone) << topology.name << ": records differ";
+    for (const StepRecord& record : result.records) EXPECT_THAT(record.inexact_modes, IsEmpty());
+  }
+}
+
+TEST(Hosts, L5SameBitsOnEveryTopology) {
+  TrainingJob job = Job();
+  EXPECT_EQ(RunOn(kTopologies[0], job).digests, RunReference(job).digests);
+  ExpectSameBitsOnAll(job);
+}
+
+TEST(Hosts, SameBitsWithGroupsOfMicroBatches) {
+  TrainingJob job = Job();
+  const TrainingResult plain = RunOn(kTopologies[0], job);
+  for (const int64_t group : {2, 3, 4}) {
+    job.options.sum_group = group;
+    ExpectSameBitsOnAll(job);
+    EXPECT_FALSE(RunOn(kTopologies[0], job).digests == plain.digests) << "groups of " << group << " change nothing";
+  }
+}
+
+TEST(Hosts, SameBitsWhateverThePass) {
+  TrainingJob job = Job();
+  job.max_norm.reset();
+  job.options.non_finite = NonFinitePolicy::kIgnore;
+  ExpectSameBitsOnAll(job);
+}
+
+// The place of a NaN is named by whoever has the gradient, also when only sums of it travel.
+TEST(Hosts, C3NonFiniteIsNamedWhateverTravels) {
+  for (const int64_t group : {1, 2}) {
+    TrainingJob job = Job();
+    job.options.sum_group = group;
+    job.gradient = [](int64_t step, int64_t micro_batch, int p, int64_t element) {
+      const bool poisoned = step == 1 && micro_batch >= 5 && p == 4 && element == 77;
+      return poisoned ? Bf16{0x7fc0} : TrainingJob::MixedGradient(step, micro_batch, p, element);
+    };
+    const TrainingResult alone = RunOn(kTopologies[0], job);
+    for (const Topology& topology : kTopologies) {
+      const TrainingResult result = RunOn(topology, job);
+      EXPECT_EQ(result.digests, alone.digests) << topology.name;
+      ASSERT_TRUE(result.records[1].non_finite.has_value()) << topology.name;
+      EXPECT_EQ(result.records[1].non_finite->micro_batch, 5);
+      EXPECT_EQ(result.records[1].non_finite->rank, 5 % topology.ranks);
+      EXPECT_EQ(result.records[1].non_finite->parameter, "matrix");
+      EXPECT_EQ(result.records[1].non_finite->element, 77);
+    }
+  }
+}
+
+TEST(Hosts, RoundedSumsAreNamedAndDiffer) {
+  TrainingJob job = Job();
+  const TrainingResult exact = RunOn(kTopologies[2], job);
+  job.options.host_sum = HostSum::kRounded;
+  const TrainingResult rounded = RunOn(kTopologies[2], job);
+  EXPECT_FALSE(rounded.digests == exact.digests);
+  EXPECT_THAT(rounded.records[0].inexact_modes, ElementsAre("host_sum: ROUNDED"));
+  EXPECT_NEAR(*rounded.records[0].gradient_norm, *exact.records[0].gradient_norm, 1e-2);
+  // A host of one rank, or one host, has nothing to round.
+  EXPECT_EQ(RunOn(kTopologies[3], job).digests, exact.digests);
+  EXPECT_EQ(RunOn(kTopologies[1], job).digests, exact.digests);
+}
+
+TEST(Hosts, LocalSumsAreNamedAndDiffer) {
+  TrainingJob job = Job();
+  const TrainingResult exact = RunOn(kTopologies[1], job);
+  job.options.accumulation = Accumulation::kLocal;
+  const TrainingResult local = RunOn(kTopologies[1], job);
+  EXPECT_FALSE(local.digests == exact.digests);
+  EXPECT_THAT(local.records[0].inexact_modes, ElementsAre("accumulation: LOCAL"));
+  // The order of sums is by rank: the same on any hosts.
+  for (const int topology : {2, 3, 5}) {
+    EXPECT_EQ(RunOn(kTopologies[topology], job).digests, local.digests) << kTopologies[topology].name;
+  }
+}
+
+// S1 across hosts: any rank late at any stage of any level.
+TEST(Hosts, S1DelaysChangeNoBits) {
+  TrainingJob job = Job();
+  job.steps = 2;
+  const TrainingResult quiet = RunOn(kTopologies[2], job);
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    job.wrap = [seed](std::unique_ptr<Communicator> communicator, int rank) {
+      return std::make_unique<DelayingCommunicator>(std::move(communicator), DelayOptions{.seed = seed * 31 + rank});
+    };
+    EXPECT_EQ(RunOn(kTopologies[2], job).digests, quiet.digests) << "seed " << seed;
+  }
+}
+
+// ---- What travels --------------------------------------------------------------------------------------------------
+
+HostMap Map(const std::vector<std::vector<int>>& hosts) { return {.hosts = hosts}; }
+
+TEST(HostContributions, WholeGroupsTravelAsOneSum) {
+  OptimizerOptions options;
+  EXPECT_EQ(PlanContributions(Map({{0, 1, 2, 3}, {4, 5, 6, 7}}), options).count(), 4);
+  options.sum_group = 2;
+  const HostContributions pairs = PlanContributions(Map({{0, 1, 2, 3}, {4, 5, 6, 7}}), options);
+  EXPECT_TRUE(pairs.sums);
+  ASSERT_EQ(pairs.count(), 2);
+  EXPECT_EQ(pairs.contributions[1].first, 2);
+  EXPECT_EQ(pairs.contributions[1].ranks, 2);
+  // Ranks in turns, or groups that hosts do not hold: single gradients.
+  EXPECT_FALSE(PlanContributions(Map({{0, 2}, {1, 3}}), options).sums);
+  options.sum_group = 3;
+  EXPECT_FALSE(PlanContributions(Map({{0, 1, 2, 3}, {4, 5, 6, 7}}), options).sums);
+  options = {.host_sum = HostSum::kRounded};
+  const HostContributions rounded = PlanContributions(Map({{0, 2}, {1, 3}}), options);
+  EXPECT_TRUE(rounded.rounded);
+  EXPECT_EQ(rounded.count(), 1);
+  EXPECT_EQ(rounded.SumDtype(DType::kBf16), DType::kBf16);
+  EXPECT_EQ(rounded.SumDtype(DType::kFp32), DType::kFp32);
+}
+
+// The cost contract: per host and direction, weights 2P(H-1)/H; gradients the same rounded, 2L/G times that in fp32
+// groups of G, L times that as they are.
+TEST(HostContributions, WireBytesAreTheContracts) {
+  const int64_t p = 8 * 1024;
+  const auto layout = ShardLayout::Create({{.name = "w", .shape = {p}}}, {.world_size = 8});
+  ASSERT_TRUE(layout.ok());
+  const HostMap map = Map({{0, 1, 2, 3}, {4, 5, 6, 7}});
+  const auto bytes = [&](const OptimizerOptions& options, int64_t micro_steps) {
+    return WireBytesPerHost(map, *layout, {true}, options, micro_steps);
+  };
+  const int64_t weights = 2 * p / 2;
+  EXPECT_EQ(bytes({}, 1).weight_bytes, weights);
+  EXPECT_EQ(bytes({}, 1).gradient_bytes, 4 * weights);
+  EXPECT_EQ(bytes({}, 3).gradient_bytes, 3 * 4 * weights);
+  EXPECT_EQ(bytes({.sum_group = 4}, 1).gradient_bytes, 2 * 4 / 4 * weights);
+  EXPECT_EQ(bytes({.sum_group = 2}, 1).gradient_bytes, 2 * 4 / 2 * weights);
+  EXPECT_EQ(bytes({.host_sum = HostSum::kRounded}, 1).gradient_bytes, weights);
+  EXPECT_EQ(bytes({.accumulation = Accumulation::kLocal}, 3).gradient_bytes, 2 * 4 * weights);
+  EXPECT_EQ(WireBytesPerHost(map, *layout, {false}, {}, 1).gradient_bytes, 0);  // M2: frozen
+  EXPECT_EQ(DescribeWire({}, *layout, {true}, {}, 1), "");
+  EXPECT_EQ(DescribeWire(map, *layout, {true}, {}, 1),
+            "between 2 hosts, per host and step: weights 0.008 MB, gradients 0.033 MB; by mode: exact 0.033 MB, "
+            "sum_group 4 0.016 MB, host_sum ROUNDED 0.008 MB, accumulation LOCAL 0.066 MB");
+}
+
+}  // namespace
+}  // namespace shardstep
