@@ -11,7 +11,7 @@
 namespace shardstep {
 
 /// main of a test that mpirun starts: joins MPI, runs all tests on every rank, leaves MPI.
-inline int MpiTestMain(int argc, char** argv, const std::function<void(Rendezvous&)>& before_tests) {
+inline int MpiTestMain(int argc, char** argv, const std::function<void(MpiRendezvous&)>& before_tests) {
   absl::StatusOr<std::unique_ptr<MpiRendezvous>> rendezvous = MpiRendezvous::Create();
   if (!rendezvous.ok()) {
     std::fprintf(stderr, "%s\n", rendezvous.status().ToString().c_str());
