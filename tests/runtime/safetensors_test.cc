@@ -144,7 +144,8 @@ TEST(SafetensorsTest, ShardsAreReadableByAnIndependentReader) {
       if (key == "__metadata__") continue;
       const size_t at = key.rfind('@'), slash = key.rfind('/');
       const int64_t begin = std::stoll(key.substr(at + 1));
-      const auto kind = std::find(kKinds.begin(), kKinds.end(), key.substr(slash + 1, at - slash - 1)) - kKinds.begin();
+      const std::vector<std::string> kinds = {"master", "first_moment", "second_moment"};
+      const auto kind = std::find(kinds.begin(), kinds.end(), key.substr(slash + 1, at - slash - 1)) - kinds.begin();
       const auto parameter = std::find_if(parameters.begin(), parameters.end(),
                                           [&](const ParameterSpec& p) { return p.name == key.substr(0, slash); }) -
                              parameters.begin();
