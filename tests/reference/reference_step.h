@@ -55,6 +55,8 @@ class Model {
   void Add(const Group& group, std::vector<float> master);
   /// gradients[j][p][element], bf16 bits, micro-batches in order. A step with a non-finite sum changes nothing.
   StepResult Step(const std::vector<std::vector<std::vector<uint16_t>>>& gradients, const StepArguments& arguments);
+  /// Other settings of parameter p from the next step on; rule and what is kept stay.
+  void SetGroup(int p, const Group& group) { parameters_[p].group = group; }
   Digests Digest() const;
   const std::vector<Parameter>& parameters() const { return parameters_; }
 

@@ -44,7 +44,7 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   for (int p = 0; p < count; ++p) ASSERT_TRUE(optimizer.WeightsReady(p).ok());
   for (const int p : order) {
     if (micro_batch >= job.micro_batches) break;
-    if (optimizer.groups().frozen(p)) continue;
+    if (optimizer.groups().frozen(p) || (job.unused && job.unused(step, micro_batch, p))) continue;
     if (job.before_gradient) job.before_gradient(optimizer.rank());
     ASSERT_TRUE(optimizer.GradientWritable(p).ok());
     const absl::Span<Bf16> gradient = optimizer.gradient(p);
@@ -52,7 +52,7 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
     for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) {
       const Bf16 value = job.gradient(step, micro_batch, p, i);
       if (gradient.empty()) {
-        fp32_gradient[i] = ToFloat(value);
+        fp32_gradient[i] = job.fp32_gradient ? job.fp32_gradient(step, micro_batch, p, i) : ToFloat(value);
       } else {
         gradient[i] = value;
       }
@@ -61,6 +61,33 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   }
   const absl::Status ended = optimizer.EndMicroStep();
   ASSERT_TRUE(ended.ok()) << ended;
+}
+
+shardstep_reference::Group ReferenceGroup(const GroupOptions& options) {
+  shardstep_reference::Group group;
+  if (const auto* adamw = std::get_if<AdamWOptions>(&options.rule)) {
+    group = {.beta1 = adamw->beta1,
+             .beta2 = adamw->beta2,
+             .epsilon = adamw->epsilon,
+             .weight_decay = adamw->weight_decay,
+             .learning_rate_factor = adamw->learning_rate_factor};
+  } else if (const auto* sgd = std::get_if<SgdOptions>(&options.rule)) {
+    group = {.weight_decay = sgd->weight_decay,
+             .learning_rate_factor = sgd->learning_rate_factor,
+             .rule = shardstep_reference::Rule::kSgd,
+             .momentum = sgd->momentum,
+             .nesterov = sgd->nesterov};
+  } else if (const auto* lion = std::get_if<LionOptions>(&options.rule)) {
+    group = {.beta1 = lion->beta1,
+             .beta2 = lion->beta2,
+             .weight_decay = lion->weight_decay,
+             .learning_rate_factor = lion->learning_rate_factor,
+             .rule = shardstep_reference::Rule::kLion};
+  }
+  using shardstep_reference::Kept;
+  const Kept none = options.rounding == Rounding::kNearest ? Kept::kNearest : Kept::kStochastic;
+  group.kept = options.master == Master::kFp32 ? Kept::kFp32 : options.master == Master::kSplit ? Kept::kSplit : none;
+  return group;
 }
 
 }  // namespace
@@ -146,11 +173,12 @@ TrainingResult RunTrainingJob(const TrainingJob& job) {
     options.micro_steps = job.micro_steps();
     auto optimizer = ShardedOptimizer::Create(options, job.parameters, std::move(levels), &rendezvous);
     ASSERT_TRUE(optimizer.ok()) << optimizer.status();
-    const absl::Status initialized = (*optimizer)->Initialize([](int p, int64_t begin, absl::Span<float> values) {
-      for (size_t i = 0; i < values.size(); ++i) values[i] = TrainingJob::InitialValue(p, begin + i);
+    const absl::Status initialized = (*optimizer)->Initialize([&](int p, int64_t begin, absl::Span<float> values) {
+      for (size_t i = 0; i < values.size(); ++i) values[i] = job.initial_value(p, begin + i);
     });
     ASSERT_TRUE(initialized.ok()) << initialized;
-    Train(job, **optimizer, 0, job.steps, &results[rank].records);
+    Train(job, **optimizer, job.first_step, job.steps, &results[rank].records);
+    if (job.after_steps) job.after_steps(**optimizer);
     const absl::StatusOr<OptimizerDigests> digests = (*optimizer)->Digests();
     ASSERT_TRUE(digests.ok()) << digests.status();
     results[rank].digests = ToHex(*digests);
@@ -166,16 +194,13 @@ TrainingResult RunReference(const TrainingJob& job) {
     elements.push_back(*ElementCount(job.parameters[p]));
     std::vector<float> master;
     for (int64_t i = 0; i < elements[p]; ++i) master.push_back(TrainingJob::InitialValue(static_cast<int>(p), i));
-    const auto& o = std::get<AdamWOptions>(job.options.groups[job.parameters[p].group].rule);
-    model.Add({.beta1 = o.beta1,
-               .beta2 = o.beta2,
-               .epsilon = o.epsilon,
-               .weight_decay = o.weight_decay,
-               .learning_rate_factor = o.learning_rate_factor},
-              std::move(master));
+    model.Add(ReferenceGroup(job.options.groups[job.parameters[p].group]), std::move(master));
   }
   TrainingResult result;
   for (int64_t step = 0; step < job.steps; ++step) {
+    for (int p = 0; job.reference_settings && p < static_cast<int>(elements.size()); ++p) {
+      model.SetGroup(p, ReferenceGroup({.rule = job.reference_settings(step)}));
+    }
     std::vector<std::vector<std::vector<uint16_t>>> gradients(job.micro_batches);
     for (int64_t j = 0; j < job.micro_batches; ++j) {
       for (int p = 0; p < static_cast<int>(elements.size()); ++p) {
@@ -188,7 +213,9 @@ TrainingResult RunReference(const TrainingJob& job) {
     const shardstep_reference::StepResult step_result =
         model.Step(gradients, {.learning_rate = 0.01 / (1.0 + step),
                                .divisor = static_cast<double>(job.micro_batches),
-                               .max_norm = job.max_norm});
+                               .max_norm = job.max_norm,
+                               .sum_group = job.options.sum_group,
+                               .rounding_seed = job.options.rounding_seed});
     StepRecord record;
     record.applied = step_result.applied;
     record.clip_factor = step_result.clip;

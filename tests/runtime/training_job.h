@@ -29,10 +29,19 @@ struct TrainingJob {
   WrapCommunicator wrap;                          ///< puts an adaptor around a rank's communicator
   uint64_t ready_order_seed = 0;                  ///< not 0: every rank marks gradients in another order
   bool unused_last_parameter = false;
+  /// Parameters that a micro-batch does not use, besides; empty: none.
+  std::function<bool(int64_t step, int64_t micro_batch, int parameter)> unused;
   /// The host of each rank, all with equally many ranks; empty: one host. Hosts are joined by a double of a network.
   std::vector<int> host_of_rank;
-  /// Called on every rank before step `step`, for changes between steps.
+  /// Called on every rank before step `step`, for changes between steps; and after the last one.
   std::function<void(ShardedOptimizer& optimizer, int64_t step)> before_step;
+  std::function<void(ShardedOptimizer& optimizer)> after_steps;
+  /// What the reference does with every parameter in step `step`; empty: as the options say.
+  std::function<AdamWOptions(int64_t step)> reference_settings;
+  /// Of parameters with fp32 gradients; empty: the bf16 ones.
+  std::function<float(int64_t step, int64_t micro_batch, int parameter, int64_t element)> fp32_gradient;
+  std::function<float(int parameter, int64_t element)> initial_value = InitialValue;
+  int64_t first_step = 0;  ///< its number; gradients and learning rates go by it
 
   static std::vector<ParameterSpec> MixedParameters();
   static Bf16 MixedGradient(int64_t step, int64_t micro_batch, int parameter, int64_t element);
