@@ -408,7 +408,7 @@ TEST_F(CheckpointDamageTest, X4TiedParametersAddNoElements) {
   manifest.parameters.push_back({.name = "w", .shape = {int64_t{1} << 40}, .weight_dtype = "BF16"});
   for (int i = 0; i < 1000; ++i) {
     ManifestParameter tied = manifest.parameters[0];
-    tied.name = "t" + std::to_string(i);
+    tied.name = absl::StrCat("t", i);
     tied.tied_to = manifest.parameters.back().name;
     manifest.parameters.push_back(tied);
   }
