@@ -14,12 +14,23 @@ struct SplitMaster {
   Bf16 weight;
   uint16_t remainder = 0;
 };
-SplitMaster Split(float master);
-float Join(SplitMaster split);
+inline SplitMaster Split(float master) {
+  const uint32_t bits = FloatBits(master);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {.weight = {kBf16CanonicalNan}};
+  return {.weight = {static_cast<uint16_t>((bits + 0x8000u) >> 16)}, .remainder = static_cast<uint16_t>(bits)};
+}
+inline float Join(SplitMaster split) {
+  const uint32_t rounded_up = split.remainder >> 15;
+  return FloatFromBits((uint32_t{split.weight.bits} - rounded_up) << 16 | split.remainder);
+}
 
 /// `value` rounded to bf16 at random: up with the probability of how far it is on its way there. Adds 16 random bits
 /// below the bf16's last place and truncates. Infinities stay, NaN becomes the canonical one.
-Bf16 RoundStochastically(float value, uint16_t random);
+inline Bf16 RoundStochastically(float value, uint16_t random) {
+  const uint32_t bits = FloatBits(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {kBf16CanonicalNan};
+  return {static_cast<uint16_t>((bits + random) >> 16)};
+}
 
 /// Elements that share a draw of the generator (philox.h).
 inline constexpr int64_t kRandomsPerDraw = 8;

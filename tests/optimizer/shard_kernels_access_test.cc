@@ -52,11 +52,13 @@ class GuardedArray {
       char& rights = page_rights[(data() + i - mapping_) / kPage];
       rights = std::max(rights, declared_[i]);
     }
-    for (size_t page = 0; page < page_rights.size(); ++page) {
-      const int rights = page_rights[page] == 0   ? PROT_NONE
-                         : page_rights[page] == 1 ? PROT_READ
-                                                  : PROT_READ | PROT_WRITE;
-      ASSERT_EQ(mprotect(mapping_ + page * kPage, kPage, rights), 0);
+    for (size_t first = 0, end; first < page_rights.size(); first = end) {
+      for (end = first + 1; end < page_rights.size() && page_rights[end] == page_rights[first]; ++end) {
+      }
+      const int rights = page_rights[first] == 0   ? PROT_NONE
+                         : page_rights[first] == 1 ? PROT_READ
+                                                   : PROT_READ | PROT_WRITE;
+      ASSERT_EQ(mprotect(mapping_ + first * kPage, (end - first) * kPage, rights), 0);
     }
   }
 
@@ -85,23 +87,24 @@ class GuardedCase {
 
   template <typename T>
   T* Guard(T* data) {
-    if (data == nullptr) return nullptr;
-    const int64_t size_bytes = static_cast<int64_t>(start_->master.size() * sizeof(T));
-    for (size_t i = 0; i < originals_.size(); ++i) {
-      if (originals_[i] == data) return reinterpret_cast<T*>(arrays_[i]->data());
-    }
-    originals_.push_back(data);
-    arrays_.push_back(std::make_unique<GuardedArray>(size_bytes));
-    std::memcpy(arrays_.back()->data(), data, static_cast<size_t>(size_bytes));
-    return reinterpret_cast<T*>(arrays_.back()->data());
+    return reinterpret_cast<T*>(GuardBytes(data, sizeof(T)));
   }
   absl::Span<const Slice> GuardSlices(absl::Span<const Slice> slices) {
-    for (const Slice& slice : slices) slices_.push_back({.data = Guard(slice.data), .rank = slice.rank});
+    for (Slice slice : slices) {
+      slice.data = GuardBytes(const_cast<void*>(slice.data), SizeBytes(slice.dtype));
+      slices_.push_back(slice);
+    }
     return slices_;
   }
-  absl::Span<Bf16* const> GuardDestinations(absl::Span<Bf16* const> destinations) {
-    for (Bf16* destination : destinations) destinations_.push_back(Guard(destination));
+  absl::Span<void* const> GuardDestinations(absl::Span<void* const> destinations, DType dtype) {
+    for (void* destination : destinations) destinations_.push_back(GuardBytes(destination, SizeBytes(dtype)));
     return destinations_;
+  }
+  SumArgs GuardSum(SumArgs sum) {
+    sum.slices = GuardSlices(sum.slices);
+    sum.accumulator = Guard(const_cast<float*>(sum.accumulator));
+    sum.group_accumulator = Guard(const_cast<float*>(sum.group_accumulator));
+    return sum;
   }
 
   void Protect(const std::vector<MemoryAccess>& accesses, std::byte poison) {
@@ -122,23 +125,27 @@ class GuardedCase {
   }
 
  private:
+  std::byte* GuardBytes(void* data, int64_t element_bytes) {
+    if (data == nullptr) return nullptr;
+    const int64_t size_bytes = start_->array_elements() * element_bytes;
+    for (size_t i = 0; i < originals_.size(); ++i) {
+      if (originals_[i] == data) return arrays_[i]->data();
+    }
+    originals_.push_back(data);
+    arrays_.push_back(std::make_unique<GuardedArray>(size_bytes));
+    std::memcpy(arrays_.back()->data(), data, static_cast<size_t>(size_bytes));
+    return arrays_.back()->data();
+  }
+
   KernelCase* start_;
   std::vector<const void*> originals_;
   std::vector<std::unique_ptr<GuardedArray>> arrays_;
   std::vector<Slice> slices_;
-  std::vector<Bf16*> destinations_;
+  std::vector<void*> destinations_;
 };
 
-std::vector<std::string> Targets() {
-  std::vector<std::string> names;
-  for (const CpuTarget& target : CpuTargets()) {
-    if (target.supported) names.push_back(target.name);
-  }
-  return names;
-}
-
 class AccessTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Targets, AccessTest, ::testing::ValuesIn(Targets()),
+INSTANTIATE_TEST_SUITE_P(Targets, AccessTest, ::testing::ValuesIn(RunnableTargets()),
                          [](const auto& target) { return target.param; });
 
 struct Outcome {
@@ -150,9 +157,10 @@ Outcome RunReduce(const std::string& target, const KernelCaseOptions& options, s
   KernelCase start(options);
   GuardedCase guarded(&start);
   ReduceArgs args = start.Reduce();
-  args.slices = guarded.GuardSlices(args.slices);
-  args.accumulator_in = guarded.Guard(args.accumulator_in);
+  args.sum = guarded.GuardSum(args.sum);
   args.accumulator_out = guarded.Guard(args.accumulator_out);
+  args.group_accumulator_out = guarded.Guard(args.group_accumulator_out);
+  args.rounded_out = guarded.Guard(args.rounded_out);
   const std::vector<MemoryAccess> accesses = Accesses(args);
   guarded.Protect(accesses, poison);
   InlineStream stream;
@@ -164,12 +172,12 @@ Outcome RunUpdate(const std::string& target, const KernelCaseOptions& options, s
   KernelCase start(options);
   GuardedCase guarded(&start);
   UpdateArgs args = start.Update();
-  args.slices = guarded.GuardSlices(args.slices);
-  args.accumulator = guarded.Guard(const_cast<float*>(args.accumulator));
+  args.sum = guarded.GuardSum(args.sum);
   args.master = guarded.Guard(args.master);
+  args.remainder = guarded.Guard(args.remainder);
   args.first_moment = guarded.Guard(args.first_moment);
   args.second_moment = guarded.Guard(args.second_moment);
-  args.destinations = guarded.GuardDestinations(args.destinations);
+  args.destinations = guarded.GuardDestinations(args.destinations, args.weight_dtype);
   const std::vector<MemoryAccess> accesses = Accesses(args);
   guarded.Protect(accesses, poison);
   InlineStream stream;
@@ -180,11 +188,20 @@ Outcome RunUpdate(const std::string& target, const KernelCaseOptions& options, s
 // Sizes leave padding pages between parameters and partly filled pages at every tail.
 std::vector<KernelCaseOptions> Shapes() {
   std::vector<KernelCaseOptions> shapes;
-  for (const int64_t tail : {0, 1, 7, 8, 15, 16, 31, 32, 33, 63, 511, 1000, 1023}) {
-    for (const int slices : {0, 1, 2, 9}) {
+  const std::vector<NamedUpdate> updates = AllUpdates();
+  for (const int64_t tail : {0, 1, 7, 8, 15, 16, 31, 33, 255, 1000, 1023}) {
+    for (const int slices : {0, 2, 9}) {
       for (const auto use : {AccumulatorUse::kNone, AccumulatorUse::kInPlace, AccumulatorUse::kInAndOut}) {
-        shapes.push_back(
-            {.sizes = {5, 3 * 1024 + tail, 2048 - tail}, .slices = slices, .accumulator = use, .destinations = 2});
+        const NamedUpdate& update = updates[shapes.size() % updates.size()];
+        shapes.push_back({.sizes = {5, 3 * 1024 + tail, 2048 - tail},
+                          .slices = Slices(slices, shapes.size() % 7 < 4 ? DType::kBf16 : DType::kFp32),
+                          .accumulator = use,
+                          .sum_group = 1 + static_cast<int64_t>(shapes.size() % 3),
+                          .closes = shapes.size() % 5 < 2,
+                          .rounds = shapes.size() % 2 == 0,
+                          .kind = update.kind,
+                          .weight_dtype = update.weight_dtype,
+                          .destinations = 2});
       }
     }
   }
@@ -212,34 +229,69 @@ TEST_P(AccessTest, UpdateTouchesOnlyWhatItDeclares) {
   }
 }
 
-TEST(AccessesTest, ListSegmentsWithoutPadding) {
-  KernelCase start({.sizes = {5, 1500}, .slices = 2, .accumulator = AccumulatorUse::kInPlace});
-  const ReduceArgs reduce = start.Reduce();
+// Bytes that are read and written, but for scan and scalars.
+struct Traffic {
   int64_t read_bytes = 0;
   int64_t written_bytes = 0;
-  for (const MemoryAccess& access : Accesses(reduce)) {
-    if (access.begin == reduce.scan) continue;
-    (access.write ? written_bytes : read_bytes) += access.size_bytes;
-  }
-  EXPECT_EQ(read_bytes, 1505 * (2 * 2 + 4));
-  EXPECT_EQ(written_bytes, 1505 * 4);
-  EXPECT_EQ(std::ranges::count_if(Accesses(reduce), [&](const auto& a) { return a.begin == reduce.scan && a.write; }),
-            1);
-
-  const UpdateArgs update = start.Update();
-  read_bytes = written_bytes = 0;
-  bool reads_scalars = false;
-  for (const MemoryAccess& access : Accesses(update)) {
-    if (access.begin == update.scalars || access.begin == update.scalars->groups.data()) {
-      reads_scalars = true;
-      EXPECT_FALSE(access.write);
+};
+Traffic TrafficOf(const std::vector<MemoryAccess>& accesses, const KernelCase& work) {
+  Traffic traffic;
+  for (const MemoryAccess& access : accesses) {
+    if (access.begin == &work.scan || access.begin == &work.scalars || access.begin == work.scalars.rules.data()) {
       continue;
     }
-    (access.write ? written_bytes : read_bytes) += access.size_bytes;
+    (access.write ? traffic.written_bytes : traffic.read_bytes) += access.size_bytes;
   }
-  EXPECT_TRUE(reads_scalars);
-  EXPECT_EQ(read_bytes, 1505 * (2 * 2 + 4 + 12));
-  EXPECT_EQ(written_bytes, 1505 * (12 + 2));
+  return traffic;
+}
+
+TEST(AccessesTest, ReduceListsSegmentsWithoutPadding) {
+  KernelCase work({.sizes = {5, 1500},
+                   .slices = {{.rank = 0}, {.dtype = DType::kFp32, .rank = 1}},
+                   .accumulator = AccumulatorUse::kInPlace,
+                   .sum_group = 4,
+                   .closes = false,
+                   .rounds = true});
+  const ReduceArgs reduce = work.Reduce();
+  const std::vector<MemoryAccess> accesses = Accesses(reduce);
+  const Traffic traffic = TrafficOf(accesses, work);
+  EXPECT_EQ(traffic.read_bytes, 1505 * (2 + 4 + 4 + 4));
+  EXPECT_EQ(traffic.written_bytes, 1505 * (4 + 4 + 2));
+  EXPECT_EQ(std::ranges::count_if(accesses, [&](const auto& a) { return a.begin == reduce.scan && a.write; }), 1);
+}
+
+TEST(AccessesTest, UpdateListsWhatItsKindKeeps) {
+  for (const NamedUpdate& update : AllUpdates()) {
+    KernelCase work({.sizes = {5, 1500},
+                     .accumulator = AccumulatorUse::kInPlace,
+                     .kind = update.kind,
+                     .weight_dtype = update.weight_dtype,
+                     .destinations = 2});
+    const std::vector<MemoryAccess> accesses = Accesses(work.Update());
+    const Traffic traffic = TrafficOf(accesses, work);
+    const int64_t state_bytes = MasterBytes(update.kind, update.weight_dtype) + MomentBytes(update.kind);
+    const int64_t weight_bytes = SizeBytes(update.weight_dtype);
+    const bool has_master = update.weight_dtype == DType::kBf16 && update.kind.master == Master::kFp32;
+    EXPECT_EQ(traffic.read_bytes, 1505 * (2 * 2 + 4 + state_bytes + (has_master ? 0 : weight_bytes))) << update.name;
+    EXPECT_EQ(traffic.written_bytes, 1505 * (state_bytes + 2 * weight_bytes)) << update.name;
+    const auto reads = [&](const void* what) {
+      return std::ranges::count_if(accesses, [&](const auto& a) { return a.begin == what && !a.write; });
+    };
+    EXPECT_EQ(reads(&work.scalars), 1);
+    EXPECT_EQ(reads(work.scalars.rules.data()), 1);
+  }
+}
+
+TEST(AccessesTest, ZeroAndCopyListTheirBytes) {
+  std::byte from[10];
+  std::byte to[10];
+  const std::vector<MemoryAccess> zero = Accesses(ZeroArgs{.gradient = {to, 7}});
+  ASSERT_EQ(zero.size(), 1u);
+  EXPECT_TRUE(zero[0].begin == to && zero[0].size_bytes == 7 && zero[0].write);
+  const std::vector<MemoryAccess> copy = Accesses(CopyArgs{.from = from, .to = to, .size_bytes = 6});
+  ASSERT_EQ(copy.size(), 2u);
+  EXPECT_TRUE(copy[0].begin == from && copy[0].size_bytes == 6 && !copy[0].write);
+  EXPECT_TRUE(copy[1].begin == to && copy[1].size_bytes == 6 && copy[1].write);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "kernel_case.h"
 #include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/cpu_block_kernels.h"
+#include "shardstep/optimizer/master_weights.h"
 
 namespace shardstep {
 namespace {
@@ -168,24 +169,35 @@ TEST_P(EveryTargetTest, RoundsEveryUpperHalfOfFp32ToBf16) {
   // Without gradient and decay the master stays as it is (but for -0 and infinity), and the weights are its rounding:
   // ties and their neighbours, NaNs with payloads in the lower half only, values that round up to infinity.
   const auto kernels = KernelsOf(GetParam());
-  for (const uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
-    KernelCase actual({.sizes = {1 << 16}, .slices = {}});
-    for (uint32_t high = 0; high < 1 << 16; ++high) actual.master[high] = FloatFromBits(high << 16 | low);
-    actual.first_moment.assign(1 << 16, 0.0f);
-    actual.second_moment.assign(1 << 16, 1.0f);
-    actual.scalars.rules[0].adamw.lr_weight_decay = 0;
-    InlineStream stream;
-    ASSERT_TRUE(kernels->Update(actual.Update(), stream).ok());
-    for (uint32_t high = 0; high < 1 << 16; ++high) {
-      const uint32_t bits = FloatBits(actual.master[high]);
-      uint32_t expected = bits >> 16;
-      if ((bits & 0x7fffffff) > 0x7f800000) {
-        expected = 0x7fc0;
-      } else {
-        ASSERT_TRUE(bits == (high << 16 | low) || bits == 0);
-        if (low > 0x8000 || (low == 0x8000 && high % 2 == 1)) ++expected;
+  for (const Master master : {Master::kFp32, Master::kSplit}) {
+    for (const uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      KernelCase actual({.sizes = {1 << 16}, .slices = {}, .kind = {.master = master}});
+      for (uint32_t high = 0; high < 1 << 16; ++high) {
+        const float value = FloatFromBits(high << 16 | low);
+        actual.master[high] = value;
+        actual.weights[0].bf16[high] = Split(value).weight;
+        actual.remainder[high] = Split(value).remainder;
       }
-      ASSERT_EQ(actual.weights[0].bf16[high].bits, expected) << std::hex << bits;
+      actual.first_moment.assign(1 << 16, 0.0f);
+      actual.second_moment.assign(1 << 16, 1.0f);
+      actual.scalars.rules[0].adamw.lr_weight_decay = 0;
+      InlineStream stream;
+      ASSERT_TRUE(kernels->Update(actual.Update(), stream).ok());
+      for (uint32_t high = 0; high < 1 << 16; ++high) {
+        const Bf16 weight = actual.weights[0].bf16[high];
+        const float kept = master == Master::kFp32 ? actual.master[high]
+                                                   : Join({.weight = weight, .remainder = actual.remainder[high]});
+        const uint32_t bits = FloatBits(kept);
+        uint32_t expected = bits >> 16;
+        if ((bits & 0x7fffffff) > 0x7f800000) {
+          expected = 0x7fc0;
+        } else {
+          ASSERT_TRUE(bits == (high << 16 | low) || bits == 0);
+          const bool tie_up = master == Master::kSplit || high % 2 == 1;
+          if (low > 0x8000 || (low == 0x8000 && tie_up)) ++expected;
+        }
+        ASSERT_EQ(weight.bits, expected) << std::hex << bits;
+      }
     }
   }
 }
