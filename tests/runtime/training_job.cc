@@ -47,7 +47,7 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
     if (optimizer.groups().frozen(p) || (job.unused && job.unused(step, micro_batch, p))) continue;
     if (job.before_gradient) job.before_gradient(optimizer.rank());
     ASSERT_TRUE(optimizer.GradientWritable(p).ok());
-    const absl::Span<Bf16> gradient = optimizer.gradient(p);
+    const absl::Span<Bf16> gradient = job.gradient_memory ? job.gradient_memory(optimizer, p) : optimizer.gradient(p);
     const absl::Span<float> fp32_gradient = optimizer.fp32_gradient(p);
     for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) {
       const Bf16 value = job.gradient(step, micro_batch, p, i);

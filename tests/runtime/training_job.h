@@ -40,6 +40,8 @@ struct TrainingJob {
   std::function<AdamWOptions(int64_t step)> reference_settings;
   /// Of parameters with fp32 gradients; empty: the bf16 ones.
   std::function<float(int64_t step, int64_t micro_batch, int parameter, int64_t element)> fp32_gradient;
+  /// Where bf16 gradients are written; empty: the optimizer's.
+  std::function<absl::Span<Bf16>(ShardedOptimizer& optimizer, int parameter)> gradient_memory;
   std::function<float(int parameter, int64_t element)> initial_value = InitialValue;
   int64_t first_step = 0;  ///< its number; gradients and learning rates go by it
 
