@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 #include <limits>
 #include <random>
 #include <vector>
 
-#include "adamw_oracle.h"
-#include "shardstep/optimizer/shard_kernels.h"
+#include "rule_oracles.h"
+#include "thousand_steps.h"
 
 namespace shardstep {
 namespace {
@@ -74,100 +73,34 @@ void StepByStep(const AdamWScalars& s, float g, float* w, float* m, float* v) {
 
 TEST(AdamWTest, RoundsOperationByOperation) {
   constexpr int kElements = 1024;
-  const auto layout = ShardLayout::Create({{.name = "p", .shape = {kElements}}}, 1 << 20, 1);
-  const std::vector<Segment> segments = layout->Segments(0, 0);
   std::mt19937 random(5);
   std::normal_distribution<float> normal;
-  std::vector<float> w(kElements), m(kElements), v(kElements);
-  std::vector<Bf16> gradients(kElements), weights(kElements);
-  const Slice slice = {.data = gradients.data()};
-  Bf16* const destination = weights.data();
-  UpdateScalars scalars = {.apply = true, .scale = 0.3f, .groups = {AdamWScalars()}};
+  TrainedParameter trained({.rule = AdamWOptions()}, std::vector<float>(kElements));
+  std::vector<Bf16> gradients(kElements);
   for (int step = 1; step <= 20; ++step) {
     for (Bf16& gradient : gradients) gradient = ToBf16(normal(random));
-    scalars.groups[0] = MakeAdamWScalars(AdamWOptions(), 0.01, step);
-    std::vector<float> expected_w = w, expected_m = m, expected_v = v;
-    for (int i = 0; i < kElements; ++i) {
-      const float g = ToFloat(gradients[i]) * 0.3f;
-      StepByStep(scalars.groups[0], g, &expected_w[i], &expected_m[i], &expected_v[i]);
-    }
-    UpdateReference({.segments = segments,
-                     .slices = absl::MakeConstSpan(&slice, 1),
-                     .master = w.data(),
-                     .first_moment = m.data(),
-                     .second_moment = v.data(),
-                     .destinations = absl::MakeConstSpan(&destination, 1),
-                     .scalars = &scalars});
-    ASSERT_EQ(w, expected_w);
-    ASSERT_EQ(m, expected_m);
-    ASSERT_EQ(v, expected_v);
-    for (int i = 0; i < kElements; ++i) ASSERT_EQ(weights[i], ToBf16(expected_w[i]));
+    const AdamWScalars scalars = MakeAdamWScalars(AdamWOptions(), 0.01, step);
+    std::vector<float> w = trained.master, m = trained.first_moment, v = trained.second_moment;
+    for (int i = 0; i < kElements; ++i) StepByStep(scalars, ToFloat(gradients[i]) * 0.3f, &w[i], &m[i], &v[i]);
+    trained.Step(step, 0.01, 0.3f, gradients);
+    ASSERT_EQ(trained.master, w);
+    ASSERT_EQ(trained.first_moment, m);
+    ASSERT_EQ(trained.second_moment, v);
+    for (int i = 0; i < kElements; ++i) ASSERT_EQ(trained.weights[i], ToBf16(w[i]));
   }
 }
 
-// |value - exact| in units of the last place of an fp32 number as large as `size`.
-double Ulps(float value, long double exact, long double size) {
-  const int exponent = std::max(std::ilogb(size), -126) - 23;
-  return static_cast<double>(std::fabs(value - exact) / std::ldexp(1.0L, exponent));
-}
-
-struct WorstUlps {
-  double master = 0;
-  double first_moment = 0;
-  double second_moment = 0;
-};
-
-// Trains independent elements for 1000 steps beside the oracle. Signed values, which cross zero, are measured in units
-// of the largest magnitude they have had.
 WorstUlps Compare(const AdamWOptions& options, double learning_rate, uint32_t seed) {
-  constexpr int kElements = 256;
-  constexpr int kSteps = 1000;
-  const auto layout = ShardLayout::Create({{.name = "p", .shape = {kElements}}}, 1 << 20, 1);
-  const std::vector<Segment> segments = layout->Segments(0, 0);
-  std::mt19937 random(seed);
-  std::normal_distribution<double> normal;
-  std::vector<float> master(kElements), first_moment(kElements), second_moment(kElements);
-  std::vector<adamw_oracle::State> exact(kElements), largest(kElements);
-  std::vector<double> scales(kElements);
-  for (int i = 0; i < kElements; ++i) {
-    master[i] = static_cast<float>(normal(random));
-    exact[i].parameter = master[i];
-    scales[i] = std::pow(10.0, -6.0 * i / kElements);
-  }
-  std::vector<Bf16> gradients(kElements);
-  const Slice slice = {.data = gradients.data()};
-  UpdateScalars scalars = {.apply = true, .scale = 1, .groups = {AdamWScalars()}};
-  const adamw_oracle::Settings settings = {.learning_rate = learning_rate * options.learning_rate_factor,
-                                           .beta1 = options.beta1,
-                                           .beta2 = options.beta2,
-                                           .epsilon = options.epsilon,
-                                           .weight_decay = options.weight_decay};
-  WorstUlps worst;
-  for (int step = 1; step <= kSteps; ++step) {
-    for (int i = 0; i < kElements; ++i) {
-      gradients[i] = ToBf16(static_cast<float>((normal(random) + 0.3) * scales[i]));
-      adamw_oracle::Step(settings, step, ToFloat(gradients[i]), &exact[i]);
-    }
-    scalars.groups[0] = MakeAdamWScalars(options, learning_rate, step);
-    UpdateReference({.segments = segments,
-                     .slices = absl::MakeConstSpan(&slice, 1),
-                     .master = master.data(),
-                     .first_moment = first_moment.data(),
-                     .second_moment = second_moment.data(),
-                     .destinations = {},
-                     .scalars = &scalars});
-    for (int i = 0; i < kElements; ++i) {
-      largest[i].parameter = std::max(largest[i].parameter, std::fabs(exact[i].parameter));
-      largest[i].exp_avg = std::max(largest[i].exp_avg, std::fabs(exact[i].exp_avg));
-      worst.master = std::max(worst.master, Ulps(master[i], exact[i].parameter, largest[i].parameter));
-      worst.first_moment = std::max(worst.first_moment, Ulps(first_moment[i], exact[i].exp_avg, largest[i].exp_avg));
-      worst.second_moment =
-          std::max(worst.second_moment, Ulps(second_moment[i], exact[i].exp_avg_sq, exact[i].exp_avg_sq));
-    }
-  }
-  std::cout << "worst ulps: master " << worst.master << ", first moment " << worst.first_moment << ", second moment "
-            << worst.second_moment << "\n";
-  return worst;
+  const rule_oracles::AdamW settings = {.learning_rate = learning_rate * options.learning_rate_factor,
+                                        .beta1 = options.beta1,
+                                        .beta2 = options.beta2,
+                                        .epsilon = options.epsilon,
+                                        .weight_decay = options.weight_decay};
+  return CompareThousandSteps(
+      {.rule = options}, learning_rate, seed,
+      [&settings](int step, float gradient, const TrainedParameter&, size_t, rule_oracles::State* exact) {
+        rule_oracles::Step(settings, step, gradient, exact);
+      });
 }
 
 // The bounds are those of docs/numerics.md, a tenth above what is found.
