@@ -274,6 +274,9 @@ TEST_P(CommunicatorContract, ALongReasonOfAbortIsCutNotLost) {
   RunCreated(kLong, [](Communicator& communicator, Rendezvous& rendezvous) {
     if (communicator.rank() == 0) communicator.Abort(absl::InternalError(std::string(100'000, 'x')));
     Meet(rendezvous);
+    for (int i = 0; i < 10'000 && communicator.AsyncStatus().ok(); ++i) {  // news may take its time
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     EXPECT_EQ(communicator.AsyncStatus().code(), absl::StatusCode::kAborted);
     EXPECT_THAT(std::string(communicator.AsyncStatus().message()), testing::HasSubstr("rank 0 aborted: xxxxxxxx"));
   });
