@@ -50,9 +50,9 @@ class MpiCommunicator final : public Communicator {
 
   ~MpiCommunicator() override {
     if (progress_.Stop(kFarewell)) return;
+    const bool weights_were_given = weights_.data != own_weights_.view().data;
+    if (weights_were_given || plan_.contributions > 0) rendezvous_.impl().LeaveUnfinalized();
     for (Buffer* buffer : {&gradients_, &own_weights_, &landing_}) LeaveForever(std::move(*buffer));
-    if (plan_.contributions > 0 || own_weights_.size_bytes() < weights_.size_bytes)
-      rendezvous_.impl().LeaveUnfinalized();
   }
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
