@@ -11,7 +11,9 @@
 namespace shardstep {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const PrecisionResults& SmallResults() {
   static const PrecisionResults results = ComputePrecisionResults(
@@ -66,6 +68,46 @@ TEST(PrecisionPlotsTest, TheScriptDrawsEveryDataFileAsSvgAndPng) {
   }
   EXPECT_EQ(Lines(files[0].text).size(), 52u) << "a comment and steps 0 to 50";
   EXPECT_EQ(Lines(files[1].text).size(), 4u) << "a comment and counts 2, 4, 8";
+}
+
+PrecisionResults TrainedResults() {
+  PrecisionResults results = SmallResults();
+  results.trainings = {.parameters = 77, .settings = "a model\nand how", .runs = {}};
+  for (const char* name : {"FP32", "SPLIT", "NONE, nearest", "NONE, stochastic"}) {
+    const double worse = 0.25 * static_cast<double>(results.trainings.runs.size());
+    results.trainings.runs.push_back(
+        {.name = name, .master_bytes = 4, .held_out = {{.step = 5, .bits_per_byte = 4}, {10, 3 + worse}}});
+  }
+  return results;
+}
+
+TEST(PrecisionTablesTest, TrainingsAreComparedWithFp32) {
+  EXPECT_THAT(PrecisionTables(SmallResults()), Not(HasSubstr("(e)"))) << "only when asked for";
+  const std::string tables = PrecisionTables(TrainedResults());
+  for (const char* text : {"(e) A byte-level GPT of 77 parameters, trained 4 times", "    and how\n"}) {
+    EXPECT_THAT(tables, HasSubstr(text));
+  }
+  EXPECT_THAT(tables, ContainsRegex("FP32 +4 +3.0000 +.0.0000\n"));
+  EXPECT_THAT(tables, ContainsRegex("NONE, nearest +4 +3.5000 +.0.5000\n"));
+  for (const std::string& line : Lines(tables)) EXPECT_LE(line.size(), 100u) << line;
+}
+
+TEST(PrecisionJsonTest, HasTheCurvesOfTrainings) {
+  EXPECT_FALSE(nlohmann::json::parse(PrecisionJson(SmallResults())).contains("trainings"));
+  const auto json = nlohmann::json::parse(PrecisionJson(TrainedResults()))["trainings"];
+  EXPECT_EQ(json["parameters"], 77);
+  ASSERT_EQ(json["runs"].size(), 4u);
+  EXPECT_EQ(json["runs"][2]["master"], "NONE, nearest");
+  EXPECT_EQ(json["runs"][2]["held_out"].back()["step"], 10);
+  EXPECT_EQ(json["runs"][2]["held_out"].back()["bits_per_byte"].get<double>(), 3.5);
+}
+
+TEST(PrecisionPlotsTest, TrainingsAreDrawnWhenThereAreSome) {
+  const std::vector<PlotFile> files = PrecisionPlots(TrainedResults());
+  ASSERT_EQ(files.size(), 5u);
+  EXPECT_EQ(files[3].name, "master_training.dat");
+  EXPECT_EQ(Lines(files[3].text).back(), "10 3 3.25 3.5 3.75");
+  EXPECT_THAT(files[4].text, HasSubstr("plot \"master_training.dat\""));
 }
 
 TEST(PrecisionPlotsTest, AnErrorOfZeroIsMarkedAsMissing) {

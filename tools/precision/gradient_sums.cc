@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "shardstep/tools/precision/random_bits.h"
+#include "shardstep/optimizer/philox.h"
 
 namespace shardstep {
 namespace {
@@ -55,7 +55,7 @@ Bf16 RandomGradient(uint64_t seed, int64_t source, int64_t element) {
   // 32 random bits cover the whole of it: its width is 2^-8, in units of 2^-40.
   constexpr auto kSmallest = static_cast<int64_t>(kSmallestGradient * 0x1p40);
   static_assert((kLargestGradient - kSmallestGradient) * 0x1p40 == 0x1p32);
-  const auto random = static_cast<int64_t>(RandomBits(seed, source, element) >> 32);
+  const int64_t random = Philox4x32(seed, static_cast<uint64_t>(source), static_cast<uint64_t>(element))[0];
   // fp32 and then bf16 round to coarser multiples of the same unit.
   return ToBf16(static_cast<float>(random + kSmallest) * 0x1p-40f);
 }

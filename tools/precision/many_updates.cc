@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "shardstep/tools/precision/random_bits.h"
+#include "shardstep/optimizer/master_weights.h"
 
 namespace shardstep {
 namespace {
@@ -13,7 +13,7 @@ constexpr int64_t kShownSteps = 200;
 Bf16 UpdateStochastically(Bf16 weight, const OneUpdate& update, const ManyUpdatesOptions& options, int64_t step,
                           int64_t index) {
   const float updated = UpdateInFp32(ToFloat(weight), update.gradient, update.learning_rate);
-  return ToBf16Stochastic(updated, static_cast<uint16_t>(RandomBits(options.seed, step, index)));
+  return RoundStochastically(updated, RandomBits16(options.seed, step, index));
 }
 
 void SetMoments(const std::vector<Bf16>& weights, ManyUpdates* result) {
@@ -30,10 +30,6 @@ void SetMoments(const std::vector<Bf16>& weights, ManyUpdates* result) {
 }
 
 }  // namespace
-
-Bf16 ToBf16Stochastic(float value, uint16_t random) {
-  return Bf16{static_cast<uint16_t>((FloatBits(value) + random) >> 16)};
-}
 
 ManyUpdates ComputeManyUpdates(const UpdateInputs& inputs, const ManyUpdatesOptions& options) {
   const OneUpdate update = ComputeOneUpdate(inputs);

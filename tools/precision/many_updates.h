@@ -8,10 +8,6 @@
 
 namespace shardstep {
 
-/// Rounds `value`, finite, to one of the two bf16 values around it, so that it is right on average over `random`, 16
-/// uniform bits; a bf16 value stays.
-Bf16 ToBf16Stochastic(float value, uint16_t random);
-
 /// The weight after `step` updates, kept in four ways between updates.
 struct WeightAtStep {
   int64_t step = 0;

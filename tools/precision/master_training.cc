@@ -39,7 +39,7 @@ TrainOptions MakeOptions(const MasterTrainingOptions& options) {
   train.max_norm = 1.0;
   train.seed = options.seed;
   train.evaluate_interval_steps = std::max<int64_t>(1, options.steps / kEvaluations);
-  train.evaluate_windows = 512;
+  train.evaluate_windows = options.evaluate_windows;
   train.backend = TrainBackend::kInproc;
   train.ranks = 2;
   train.optimizer.rounding_seed = options.seed;

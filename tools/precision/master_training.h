@@ -14,10 +14,11 @@ namespace shardstep {
 /// A byte-level GPT and how it is trained; all that is not here is in TrainWithMasters, and the same for every run.
 struct MasterTrainingOptions {
   std::string data_file;
-  int64_t steps = 3000;
+  int64_t steps = 1500;
   int64_t layers = 2;
   int64_t width = 96;  ///< a multiple of kTrainingHeadWidth
   double learning_rate = 1e-3;
+  int64_t evaluate_windows = 256;  ///< held-out windows of one evaluation, of which there are some twenty
   uint64_t seed = 1;
 };
 inline constexpr int64_t kTrainingHeadWidth = 32;
