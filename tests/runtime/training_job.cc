@@ -163,11 +163,9 @@ CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous) {
   return levels;
 }
 
-TrainingResult RunTrainingJob(const TrainingJob& job) {
-  std::vector<TrainingResult> results(job.world_size);
-  RunRankThreads(job.world_size, [&](Rendezvous& rendezvous) {
-    const int rank = rendezvous.rank();
-    CommunicatorLevels levels = MakeLevels(job, rendezvous);
+TrainingResult RunRank(const TrainingJob& job, CommunicatorLevels levels, Rendezvous& rendezvous) {
+  TrainingResult result;
+  const auto run = [&] {
     ASSERT_NE(levels.host, nullptr);
     OptimizerOptions options = job.options;
     options.micro_steps = job.micro_steps();
@@ -177,11 +175,20 @@ TrainingResult RunTrainingJob(const TrainingJob& job) {
       for (size_t i = 0; i < values.size(); ++i) values[i] = job.initial_value(p, begin + i);
     });
     ASSERT_TRUE(initialized.ok()) << initialized;
-    Train(job, **optimizer, job.first_step, job.steps, &results[rank].records);
+    Train(job, **optimizer, job.first_step, job.steps, &result.records);
     if (job.after_steps) job.after_steps(**optimizer);
     const absl::StatusOr<OptimizerDigests> digests = (*optimizer)->Digests();
     ASSERT_TRUE(digests.ok()) << digests.status();
-    results[rank].digests = ToHex(*digests);
+    result.digests = ToHex(*digests);
+  };
+  run();
+  return result;
+}
+
+TrainingResult RunTrainingJob(const TrainingJob& job) {
+  std::vector<TrainingResult> results(job.world_size);
+  RunRankThreads(job.world_size, [&](Rendezvous& rendezvous) {
+    results[rendezvous.rank()] = RunRank(job, MakeLevels(job, rendezvous), rendezvous);
   });
   for (const TrainingResult& result : results) EXPECT_EQ(result.digests, results[0].digests);
   return results[0];

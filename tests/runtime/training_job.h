@@ -62,6 +62,9 @@ struct TrainingResult {
 /// Runs the job on threads, in process.
 TrainingResult RunTrainingJob(const TrainingJob& job);
 
+/// Runs this rank's part of the job. Collective.
+TrainingResult RunRank(const TrainingJob& job, CommunicatorLevels levels, Rendezvous& rendezvous);
+
 /// The communicators of a rank of the job. Collective.
 CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous);
 
