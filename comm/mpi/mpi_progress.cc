@@ -18,8 +18,9 @@ constexpr int kMostIdleRounds = 1000;
 constexpr int64_t kPauseStepNs = 10'000;
 constexpr int64_t kLongestAwaitedPauseNs = 200'000;
 constexpr int64_t kLongestPauseNs = 1'000'000;
-// MPI does not tell when it has moved a part of a message, but moving takes time.
-constexpr int64_t kMovingLookNs = 10'000;
+// MPI does not tell when it has moved a part of a message, but moving takes time. (So does being preempted, which costs
+// a few short sleeps.)
+constexpr int64_t kMovingLookNs = 20'000;
 
 }  // namespace
 
@@ -77,13 +78,17 @@ void MpiProgress::Run() {
       stopping = stopping_;
     }
     PostOrders();
-    const int64_t begin_ns = MonotonicNs();
+    const int64_t begin_ns = requests_.empty() ? 0 : MonotonicNs();
     bool moved = TestRequests();
     moved |= ReceiveSmall();
-    moved |= MonotonicNs() - begin_ns > kMovingLookNs;
+    if (moved) {
+      idle_rounds_ = 0;
+    } else if (begin_ns != 0 && MonotonicNs() - begin_ns > kMovingLookNs) {
+      idle_rounds_ = std::min(idle_rounds_, kYields);
+    }
     listener_->Look();
     if (stopping) break;
-    Pause(moved);
+    Pause();
   }
   FinishRequests();
 }
@@ -222,9 +227,9 @@ bool MpiProgress::ReceiveSmall() {
   }
 }
 
-void MpiProgress::Pause(bool moved) {
+void MpiProgress::Pause() {
   const bool awaited = !requests_.empty() || job_->waiting() > 0;
-  idle_rounds_ = moved ? 0 : std::min(idle_rounds_ + 1, kMostIdleRounds);
+  idle_rounds_ = std::min(idle_rounds_ + 1, kMostIdleRounds);
   if (idle_rounds_ <= kYields) {
     sched_yield();
     return;

@@ -78,7 +78,7 @@ class MpiProgress {
   absl::Status CheckCompleted(const Pending& pending, const MPI_Status& status) const;
   void CountDown(const std::vector<size_t>& completed);
   void Forget(std::vector<size_t> completed);
-  void Pause(bool moved);
+  void Pause();
   void FinishRequests();
   void Check(int code, absl::string_view call);
 
