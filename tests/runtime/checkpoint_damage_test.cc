@@ -400,6 +400,39 @@ TEST_F(CheckpointDamageTest, X4HostileFeatures) {
   }
 }
 
+// X3, in small: whatever single byte of the message changes, with hashes that agree, it is refused or sound.
+TEST_F(CheckpointDamageTest, X3AnyOneByteOfTheMessageChanged) {
+  TestModel model = {Spec("w", {9}), Spec("t", {9}), Spec("x", {9}), Spec("y", {9})};
+  model.parameters[1].tied_to = "w";
+  model.parameters[2].frozen = true;
+  model.parameters[3].group = 1;
+  model.groups.push_back({.rule = Rule::kSgd, .master = Master::kSplit});
+  model.begins = {{"y", 1}};
+  model.sum_group = 4;
+  SaveBoth(model, 1);
+  const std::string good = ReadBytes(NewFile("MANIFEST"));
+  ASSERT_TRUE(DecodeManifest(good).ok());
+  uint64_t flags = 0;
+  std::memcpy(&flags, good.data() + 16, sizeof(flags));
+  for (size_t at = kManifestPreambleBytes; at < good.size(); ++at) {
+    for (const int change : {0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x7f, 0xff}) {
+      std::string message = good.substr(kManifestPreambleBytes);
+      message[at - kManifestPreambleBytes] = static_cast<char>(message[at - kManifestPreambleBytes] ^ change);
+      const absl::StatusOr<Manifest> manifest = DecodeManifest(SealManifest(message, kCheckpointVersion, flags));
+      if (!manifest.ok()) {
+        ASSERT_THAT(manifest.status().code(), AnyOf(absl::StatusCode::kDataLoss, absl::StatusCode::kFailedPrecondition))
+            << at << " " << manifest.status();
+        continue;
+      }
+      for (const ManifestParameter& parameter : manifest->parameters) {
+        ASSERT_LT(static_cast<size_t>(parameter.owner), manifest->parameters.size()) << at;
+        ASSERT_FALSE(manifest->parameters[static_cast<size_t>(parameter.owner)].tied()) << at;
+        ASSERT_LE(parameter.begin_applied_step, manifest->applied_steps) << at;
+      }
+    }
+  }
+}
+
 // X4: tied parameters cost a few bytes each and no elements, however many there are and whatever they say.
 TEST_F(CheckpointDamageTest, X4TiedParametersAddNoElements) {
   Manifest manifest;
