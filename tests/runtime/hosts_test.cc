@@ -2,7 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -134,6 +138,36 @@ TEST(Hosts, S1DelaysChangeNoBits) {
       return std::make_unique<DelayingCommunicator>(std::move(communicator), DelayOptions{.seed = seed * 31 + rank});
     };
     EXPECT_EQ(RunOn(kTopologies[2], job).digests, quiet.digests) << "seed " << seed;
+  }
+}
+
+// S3: each forward uses the weights in an order of its own, while the step before is still being finished, on ranks
+// that are late at any stage: what it reads is what that step has left, never what was there before.
+TEST(Hosts, S3ForwardsNeverReadOldWeights) {
+  using Seen = std::map<std::pair<int64_t, int>, std::vector<Bf16>>;
+  TrainingJob job = Job();
+  job.finish_late = true;
+  Seen expected;
+  job.forward = [&](ShardedOptimizer& optimizer, int64_t step, int p) {
+    const absl::Span<const Bf16> weights = optimizer.weights(p);
+    expected[{step, p}] = {weights.begin(), weights.end()};
+  };
+  RunOn(kTopologies[0], job);
+  ASSERT_NE((expected[{1, 4}]), (expected[{2, 4}]));
+  for (const Topology& topology : {kTopologies[1], kTopologies[2], kTopologies[3]}) {
+    for (uint64_t seed = 1; seed <= 10; ++seed) {
+      job.ready_order_seed = seed;
+      job.wrap = [seed](std::unique_ptr<Communicator> communicator, int rank) {
+        return std::make_unique<DelayingCommunicator>(std::move(communicator), DelayOptions{.seed = seed * 31 + rank});
+      };
+      std::atomic<int> old = 0;
+      job.forward = [&](ShardedOptimizer& optimizer, int64_t step, int p) {
+        const absl::Span<const Bf16> weights = optimizer.weights(p);
+        if (!std::equal(weights.begin(), weights.end(), expected.at({step, p}).begin())) ++old;
+      };
+      RunOn(topology, job);
+      EXPECT_EQ(old, 0) << topology.name << ", seed " << seed;
+    }
   }
 }
 

@@ -41,7 +41,10 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   if (job.ready_order_seed != 0) {
     std::shuffle(order.begin(), order.end(), std::mt19937_64(Mix(job.ready_order_seed + 977 * step + micro_batch)));
   }
-  for (int p = 0; p < count; ++p) ASSERT_TRUE(optimizer.WeightsReady(p).ok());
+  for (auto p = order.rbegin(); p != order.rend(); ++p) {
+    ASSERT_TRUE(optimizer.WeightsReady(*p).ok());
+    if (job.forward) job.forward(optimizer, step, *p);
+  }
   for (const int p : order) {
     if (micro_batch >= job.micro_batches) break;
     if (optimizer.groups().frozen(p) || (job.unused && job.unused(step, micro_batch, p))) continue;
@@ -111,18 +114,25 @@ float TrainingJob::InitialValue(int parameter, int64_t element) {
 
 void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
            std::vector<StepRecord>* records) {
+  const auto finish = [&] {
+    const absl::StatusOr<StepRecord> record = optimizer.FinishStep();
+    ASSERT_TRUE(record.ok()) << record.status();
+    records->push_back(*record);
+  };
   for (int64_t step = first_step; step < first_step + steps; ++step) {
     if (job.before_step) {
       ASSERT_NO_FATAL_FAILURE(job.before_step(optimizer, step));
     }
     for (int64_t k = 0; k < job.micro_steps(); ++k) ASSERT_NO_FATAL_FAILURE(MicroStep(job, optimizer, step, k));
+    if (job.finish_late && step > first_step) finish();
+    if (testing::Test::HasFatalFailure()) return;
     const absl::Status enqueued = optimizer.Step(
         {.learning_rate = 0.01 / (1.0 + step), .micro_batches = job.micro_batches, .max_norm = job.max_norm});
     ASSERT_TRUE(enqueued.ok()) << enqueued;
-    const absl::StatusOr<StepRecord> record = optimizer.FinishStep();
-    ASSERT_TRUE(record.ok()) << record.status();
-    records->push_back(*record);
+    if (!job.finish_late) finish();
+    if (testing::Test::HasFatalFailure()) return;
   }
+  if (job.finish_late && steps > 0) finish();
 }
 
 CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous) {

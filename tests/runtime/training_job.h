@@ -27,7 +27,10 @@ struct TrainingJob {
   Gradient gradient = MixedGradient;
   std::function<void(int rank)> before_gradient;  ///< called before each gradient is written
   WrapCommunicator wrap;                          ///< puts an adaptor around a rank's communicator
-  uint64_t ready_order_seed = 0;                  ///< not 0: every rank marks gradients in another order
+  uint64_t ready_order_seed = 0;  ///< not 0: every rank uses weights and marks gradients in another order
+  bool finish_late = false;       ///< FinishStep comes after the forwards and backwards of the next step
+  /// Called for every parameter that a forward uses, once WeightsReady allows it.
+  std::function<void(ShardedOptimizer& optimizer, int64_t step, int parameter)> forward;
   bool unused_last_parameter = false;
   /// Parameters that a micro-batch does not use, besides; empty: none.
   std::function<bool(int64_t step, int64_t micro_batch, int parameter)> unused;
