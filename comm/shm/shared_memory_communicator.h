@@ -28,7 +28,9 @@ struct SharedMemoryOptions {
 ///
 /// Both kinds: slices are the peers' own gradients, read where they lie. The weights exist once; or, private, once per
 /// rank, and Destinations are the own copy and then the others' in ascending order. A page of a gradient arena costs
-/// memory from its first use on, by any rank; all others are there when Allocate returns. Streams must be HostStreams,
+/// memory from its first use on, by any rank, for the sake of frozen parameters: the first backward pays what creation
+/// would have paid (measured: as much, and later passes are equally fast). All other pages are there when Allocate
+/// returns. Streams must be HostStreams,
 /// else InvalidArgument. Neither joins hosts: contributions and weights that exist are refused.
 ///
 /// `rendezvous` is used by Create and Allocate only and must live as long as the communicator; the communicator must
