@@ -8,7 +8,7 @@
 namespace shardstep {
 namespace {
 
-constexpr absl::Duration kHelloDeadline = absl::Seconds(10);
+constexpr absl::Duration kHelloDeadline = absl::Seconds(5);
 // Beside all ranks at once: strangers, who may stay silent.
 constexpr size_t kMostStrangers = 64;
 // What a rank that does not read may hold up the end of rank 0.
@@ -77,21 +77,21 @@ std::vector<pollfd> TcpHub::Polled() const {
     return pollfd{.fd = socket.get(), .events = events, .revents = 0};  // one that is not open is passed over
   };
   std::vector<pollfd> polled;
-  polled.push_back(entry(listener_, false));
+  if (HasRoom()) polled.push_back(entry(listener_, false));
   for (const Peer& peer : peers_) polled.push_back(entry(peer.socket, !peer.unsent.empty()));
   for (const Guest& guest : guests_) polled.push_back(entry(guest.socket, false));
   return polled;
 }
 
+// Otherwise newcomers wait until others have said who they are, or had the time to.
+bool TcpHub::HasRoom() const { return listener_.is_open() && guests_.size() < peers_.size() + kMostStrangers; }
+
 void TcpHub::AcceptGuests() {
-  while (listener_.is_open()) {
+  while (HasRoom()) {
     std::string name;
     Descriptor socket = Accept(listener_, &name);
     if (!socket.is_open()) return;
     guests_.push_back({.socket = std::move(socket), .name = std::move(name), .end = absl::Now() + kHelloDeadline});
-    if (guests_.size() <= peers_.size() + kMostStrangers) continue;
-    Refuse(guests_.front(), "too many connections that do not say who they are");
-    guests_.erase(guests_.begin());
   }
 }
 

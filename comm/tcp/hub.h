@@ -61,6 +61,7 @@ class TcpHub {
   bool IsDone();
   absl::Duration Linger() const;
   std::vector<pollfd> Polled() const;
+  bool HasRoom() const;
   void AcceptGuests();
   void HearGuests();
   bool IsStillGuest(Guest& guest);

@@ -181,7 +181,7 @@ TEST(TcpRendezvousTest, StrangersAndWrongRanksAreTurnedAwayByNameAndChangeNothin
   };
   std::vector<Descriptor> silent;
   const auto disturb = [&] {
-    for (int i = 0; i < 100; ++i) silent.push_back(Stranger(address));
+    for (int i = 0; i < 80; ++i) silent.push_back(Stranger(address));
     const Descriptor web = Stranger(address);
     SendBytes(web, "GET / HTTP/1.1\r\n\r\n");
     EXPECT_THAT(Hear(web), HasSubstr("no frame"));
@@ -215,6 +215,7 @@ TEST(TcpRendezvousTest, StrangersAndWrongRanksAreTurnedAwayByNameAndChangeNothin
     ASSERT_TRUE(all.ok()) << all.status();
     EXPECT_THAT(*all, testing::ElementsAre("0", "1", "2"));
   });
+  if (disturber.joinable()) disturber.join();
 }
 
 // The message that names who is missing tells of those who came in their place.
