@@ -3,12 +3,6 @@
 
 #include <cstdint>
 
-#include "shardstep/comm/levels.h"
-#include "shardstep/optimizer/shard_layout.h"
-#include "shardstep/optimizer/shard_state.h"
-#include "shardstep/runtime/options.h"
-#include "shardstep/runtime/step_plan.h"
-
 namespace shardstep {
 
 /// Bytes that a job holds, by purpose. Ranks of one host share one copy of the weights, unless they are PRIVATE.
@@ -27,13 +21,6 @@ struct MemoryEstimate {
            transit_bytes;
   }
 };
-
-/// The running sums that steps of `micro_steps` want.
-ShardState::Sums SumsOf(const GradientHandling& handling);
-
-/// Of a job with this layout. Gradients of frozen parameters have addresses and no memory.
-MemoryEstimate EstimateJobMemory(const OptimizerOptions& options, const ShardLayout& layout, const HostMap& map,
-                                 const LevelTraits& traits, const GradientHandling& handling);
 
 }  // namespace shardstep
 

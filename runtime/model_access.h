@@ -13,20 +13,11 @@
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/digest.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/runtime/optimizer_digests.h"
 #include "shardstep/runtime/parameter_groups.h"
 #include "shardstep/runtime/state_access.h"
 
 namespace shardstep {
-
-/// Digests of the whole model: equal on every rank, at every world size.
-struct OptimizerDigests {
-  Digest weights;
-  Digest master;
-  Digest first_moment;
-  Digest second_moment;
-
-  bool operator==(const OptimizerDigests&) const = default;
-};
 
 /// The model seen as a whole, between steps: what a rank owns is filled, set, read and hashed by logical ranges.
 /// Collective where said; no step may be in flight. A view: everything it works on lives elsewhere.

@@ -8,8 +8,8 @@
 
 #include "absl/types/span.h"
 #include "shardstep/comm/status.h"
-#include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/update_rule.h"
 #include "shardstep/runtime/options.h"
 
 namespace shardstep {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "shardstep/runtime/agreement.h"
 #include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/job_memory.h"
 #include "shardstep/runtime/plan_input.h"
 #include "shardstep/runtime/sharded_optimizer_impl.h"
 
@@ -140,28 +141,27 @@ absl::Status ShardedOptimizer::SetGroup(int group, const GroupOptions& options) 
 
 absl::StatusOr<int> ShardedOptimizer::AddGroup(const GroupOptions& options, absl::Span<const std::string> parameters) {
   int index = -1;
-  SHARDSTEP_RETURN_IF_ERROR(impl_->ChangeGroups(
-      "AddGroup", absl::StrCat(absl::StrJoin(parameters, ", "), ": ", DescribeGroup(options)),
-      [&](ParameterGroups& groups) -> absl::Status {
-        SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> members, impl_->FindParameters("AddGroup", parameters));
-        SHARDSTEP_ASSIGN_OR_RETURN(index, groups.AddGroup(options));
-        for (const int p : members) {
-          SHARDSTEP_RETURN_IF_ERROR(groups.Move(p, index));
-          groups.SetFrozen(p, false);
-        }
-        return absl::OkStatus();
-      }));
+  const auto add = [&](ParameterGroups& groups) -> absl::Status {
+    SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> members, impl_->FindParameters(parameters));
+    SHARDSTEP_ASSIGN_OR_RETURN(index, groups.AddGroup(options));
+    for (const int p : members) {
+      SHARDSTEP_RETURN_IF_ERROR(groups.Move(p, index));
+      groups.SetFrozen(p, false);
+    }
+    return absl::OkStatus();
+  };
+  const std::string what = absl::StrCat(absl::StrJoin(parameters, ", "), ": ", DescribeGroup(options));
+  SHARDSTEP_RETURN_IF_ERROR(impl_->ChangeGroups("AddGroup", what, add));
   return index;
 }
 
 absl::Status ShardedOptimizer::SetFrozen(absl::Span<const std::string> parameters, bool frozen) {
-  return impl_->ChangeGroups("SetFrozen", absl::StrCat(absl::StrJoin(parameters, ", "), ": ", frozen),
-                             [&](ParameterGroups& groups) -> absl::Status {
-                               SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> members,
-                                                          impl_->FindParameters("SetFrozen", parameters));
-                               for (const int p : members) groups.SetFrozen(p, frozen);
-                               return absl::OkStatus();
-                             });
+  const auto set = [&](ParameterGroups& groups) -> absl::Status {
+    SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> members, impl_->FindParameters(parameters));
+    for (const int p : members) groups.SetFrozen(p, frozen);
+    return absl::OkStatus();
+  };
+  return impl_->ChangeGroups("SetFrozen", absl::StrCat(absl::StrJoin(parameters, ", "), ": ", frozen), set);
 }
 
 absl::Status ShardedOptimizer::Step(const StepArguments& arguments) {
@@ -182,7 +182,7 @@ absl::Status ShardedOptimizer::SetWeights(absl::string_view parameter, absl::Spa
 absl::StatusOr<std::vector<float>> ShardedOptimizer::ReadMaster(absl::string_view parameter) {
   SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("ReadMaster"));
   SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->Settle("ReadMaster"));
-  SHARDSTEP_ASSIGN_OR_RETURN(const int p, impl_->FindParameter("ReadMaster", parameter));
+  SHARDSTEP_ASSIGN_OR_RETURN(const int p, impl_->FindParameter(parameter));
   return impl_->model_.ReadMaster(impl_->layout_.owner(p));
 }
 

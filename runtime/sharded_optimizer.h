@@ -28,11 +28,11 @@
 #include "shardstep/comm/rendezvous.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/shard_layout.h"
-#include "shardstep/runtime/decision.h"
 #include "shardstep/runtime/memory_estimate.h"
-#include "shardstep/runtime/model_access.h"
+#include "shardstep/runtime/optimizer_digests.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/parameter_groups.h"
+#include "shardstep/runtime/step_arguments.h"
 #include "shardstep/runtime/step_record.h"
 
 namespace shardstep {
@@ -84,7 +84,7 @@ class ShardedOptimizer {
   absl::Status BindWeights(int p, BufferView buffer);
 
   /// Fills elements [begin, begin + values.size()) of parameter p with fp32 master weights.
-  using FillMaster = ModelAccess::FillMaster;
+  using FillMaster = std::function<void(int p, int64_t begin_element, absl::Span<float> values)>;
   /// Collective. Calls `fill` for the ranges this rank owns, zeroes the moments and the step counters, and sets the
   /// weights to the rounded master. Required before the first step, unless Load or SetWeights for all parameters.
   absl::Status Initialize(const FillMaster& fill);
@@ -148,6 +148,7 @@ class ShardedOptimizer {
   void Abort(const absl::Status& reason);
 
  private:
+  friend class JointDecision;
   class Impl;
   explicit ShardedOptimizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -12,6 +12,7 @@
 #include "shardstep/runtime/agreement.h"
 #include "shardstep/runtime/bucket_extents.h"
 #include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/job_memory.h"
 #include "shardstep/runtime/plan_input.h"
 
 namespace shardstep {
@@ -28,6 +29,9 @@ std::vector<int> AllBuckets(const ShardLayout& layout) {
   std::iota(buckets.begin(), buckets.end(), 0);
   return buckets;
 }
+
+float AsFloat(float value) { return value; }
+float AsFloat(Bf16 value) { return ToFloat(value); }
 
 }  // namespace
 
@@ -56,6 +60,7 @@ ShardedOptimizer::Impl::~Impl() {
   if (scheduler_ != nullptr && !(scheduler_->idle() && scheduler_->Settle("destruction").ok())) {
     Abort(absl::CancelledError("the optimizer was destroyed inside a step"));
   }
+  if (others_ != nullptr) others_->Leave();
 }
 
 // ---- Creation ----------------------------------------------------------------------------------------------------
@@ -131,17 +136,16 @@ absl::Status ShardedOptimizer::Impl::RequireInitialized(absl::string_view call) 
   return absl::FailedPreconditionError(absl::StrCat(call, ": call Initialize or Load first"));
 }
 
-absl::StatusOr<int> ShardedOptimizer::Impl::FindParameter(absl::string_view call, absl::string_view name) const {
+absl::StatusOr<int> ShardedOptimizer::Impl::FindParameter(absl::string_view name) const {
   const int p = layout_.FindParameter(name);
   if (p >= 0) return p;
-  return absl::NotFoundError(absl::StrCat(call, ": no parameter \"", name, "\""));
+  return absl::NotFoundError(absl::StrCat("no parameter \"", name, "\""));
 }
 
-absl::StatusOr<std::vector<int>> ShardedOptimizer::Impl::FindParameters(absl::string_view call,
-                                                                        absl::Span<const std::string> names) const {
+absl::StatusOr<std::vector<int>> ShardedOptimizer::Impl::FindParameters(absl::Span<const std::string> names) const {
   std::vector<int> parameters;
   for (const std::string& name : names) {
-    SHARDSTEP_ASSIGN_OR_RETURN(const int p, FindParameter(call, name));
+    SHARDSTEP_ASSIGN_OR_RETURN(const int p, FindParameter(name));
     parameters.push_back(p);
   }
   return parameters;
@@ -231,8 +235,8 @@ absl::Status ShardedOptimizer::Impl::SetTypedWeights(absl::string_view parameter
                                                      DType dtype) {
   SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("SetWeights"));
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("SetWeights"));
-  const absl::StatusOr<int> p = FindParameter("SetWeights", parameter);
-  absl::Status status = p.status();
+  const absl::StatusOr<int> p = FindParameter(parameter);
+  absl::Status status = Annotate(p.status(), "SetWeights");
   if (p.ok() && layout_.parameter(*p).weight_dtype != dtype) {
     status = absl::InvalidArgumentError(
         absl::StrCat("SetWeights: the weights of \"", parameter, "\" are not ", Name(dtype)));
@@ -245,7 +249,9 @@ absl::Status ShardedOptimizer::Impl::SetTypedWeights(absl::string_view parameter
                                          absl::StrCat(parameter, " with the digest ", DigestOf(*p, 0, values).ToHex()),
                                          kMeetingDeadline));
   const int owner = layout_.owner(*p);
-  model_.SetParameter(owner, std::vector<float>(values.begin(), values.end()));
+  std::vector<float> master;
+  for (const T value : values) master.push_back(AsFloat(value));
+  model_.SetParameter(owner, master);
   return scheduler_->ShareWeights(layout_.buckets_of(owner));
 }
 
@@ -254,6 +260,19 @@ absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, abs
 }
 absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const float> values) {
   return SetTypedWeights(parameter, values, DType::kFp32);
+}
+
+// ---- Several optimizers ------------------------------------------------------------------------------------------
+
+absl::Status ShardedOptimizer::Impl::DecideWith(std::unique_ptr<OtherOptimizers> others) {
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->DecideWith(others.get()));
+  others_ = std::move(others);
+  return absl::OkStatus();
+}
+
+absl::Status ShardedOptimizer::Impl::WorkStatus() const {
+  const absl::Status status = update_.status();
+  return status.ok() ? exchange_.status() : status;
 }
 
 // ---- Checkpoints -------------------------------------------------------------------------------------------------
@@ -363,11 +382,13 @@ absl::StatusOr<StepRecord> ShardedOptimizer::Impl::FinishStep() {
 void ShardedOptimizer::Impl::SetAway(absl::Duration duration) {
   host().SetAway(duration);
   if (communicators_.network != nullptr) communicators_.network->SetAway(duration);
+  if (others_ != nullptr) others_->SetAway(duration);
 }
 
 void ShardedOptimizer::Impl::Abort(const absl::Status& reason) {
   host().Abort(reason);
   if (communicators_.network != nullptr) communicators_.network->Abort(reason);
+  if (others_ != nullptr) others_->Abort(reason);
 }
 
 }  // namespace shardstep

@@ -13,6 +13,8 @@
 #include "shardstep/optimizer/shard_state.h"
 #include "shardstep/runtime/bound_buffers.h"
 #include "shardstep/runtime/checkpoint.h"
+#include "shardstep/runtime/model_access.h"
+#include "shardstep/runtime/other_optimizers.h"
 #include "shardstep/runtime/plan_input.h"
 #include "shardstep/runtime/sharded_optimizer.h"
 #include "shardstep/runtime/state_access.h"
@@ -52,8 +54,8 @@ class ShardedOptimizer::Impl {
   // ---- Agreement ---------------------------------------------------------------------------------------------------
   absl::Status Agree(absl::string_view what, const absl::Status& mine);
   absl::Status RequireInitialized(absl::string_view call) const;
-  absl::StatusOr<int> FindParameter(absl::string_view call, absl::string_view name) const;
-  absl::StatusOr<std::vector<int>> FindParameters(absl::string_view call, absl::Span<const std::string> names) const;
+  absl::StatusOr<int> FindParameter(absl::string_view name) const;
+  absl::StatusOr<std::vector<int>> FindParameters(absl::Span<const std::string> names) const;
 
   // ---- Changes between steps ---------------------------------------------------------------------------------------
   absl::Status SetMicroSteps(int64_t micro_steps);
@@ -73,6 +75,12 @@ class ShardedOptimizer::Impl {
   absl::Status SetWeights(absl::string_view parameter, absl::Span<const float> values);
   template <typename T>
   absl::Status SetTypedWeights(absl::string_view parameter, absl::Span<const T> values, DType dtype);
+
+  // ---- Several optimizers ------------------------------------------------------------------------------------------
+  // From the next step on. Between steps, once.
+  absl::Status DecideWith(std::unique_ptr<OtherOptimizers> others);
+  // The first error of this rank's work in flight; any thread.
+  absl::Status WorkStatus() const;
 
   // ---- Checkpoints -------------------------------------------------------------------------------------------------
   std::vector<CheckpointParameterInfo> ParameterInfos() const;
@@ -105,6 +113,7 @@ class ShardedOptimizer::Impl {
   BufferView gradients_;
   std::unique_ptr<BoundBuffers> bound_;
   ModelAccess model_;
+  std::unique_ptr<OtherOptimizers> others_;  // nullptr: decides alone
   std::unique_ptr<StepScheduler> scheduler_;
   bool initialized_ = false;
   InlineStream caller_;

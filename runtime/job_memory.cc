@@ -1,4 +1,4 @@
-#include "shardstep/runtime/memory_estimate.h"
+#include "shardstep/runtime/job_memory.h"
 
 #include <algorithm>
 
