@@ -15,7 +15,9 @@
 namespace shardstep {
 namespace {
 
+// How long the destructor waits for messages under way; after a failure most of them will never get through.
 constexpr absl::Duration kFarewell = absl::Seconds(1);
+constexpr absl::Duration kFarewellOfFailed = absl::Milliseconds(200);
 
 absl::StatusOr<HostStream*> AsHostStream(Stream& stream, absl::string_view operation) {
   auto* host_stream = dynamic_cast<HostStream*>(&stream);
@@ -49,7 +51,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   ~MpiCommunicator() override {
-    if (progress_.Stop(kFarewell)) return;
+    if (progress_.Stop(job_.failed() ? kFarewellOfFailed : kFarewell)) return;
     const bool weights_were_given = weights_.data != own_weights_.view().data;
     if (weights_were_given || plan_.contributions > 0) rendezvous_.impl().LeaveUnfinalized();
     for (Buffer* buffer : {&gradients_, &own_weights_, &landing_}) LeaveForever(std::move(*buffer));
