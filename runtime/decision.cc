@@ -8,29 +8,12 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "shardstep/optimizer/exact_sum.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace shardstep {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// Words of SmallReduction::minima. A field that ranks must agree on takes two: the smallest and the largest value.
-enum MinimaWord {
-  kFirstNonFinite,
-  kFirstOverflow,
-  kComplementOfMaxAbs,
-  kMisplaced,
-  kFields,
-};
-
-struct AgreedField {
-  const char* name;
-  uint64_t value;
-};
+constexpr int kAgreedFields = 8;
 
 uint64_t Bits(double value) {
   uint64_t bits;
@@ -38,7 +21,7 @@ uint64_t Bits(double value) {
   return bits;
 }
 
-std::array<AgreedField, 8> AgreedFields(const DecisionInput& input) {
+std::array<AgreedField, kAgreedFields> AgreedFields(const DecisionInput& input) {
   const StepArguments& a = input.arguments;
   // An unset optional differs from every value that is valid.
   return {{{"number of Step calls", static_cast<uint64_t>(input.counters.step)},
@@ -50,72 +33,22 @@ std::array<AgreedField, 8> AgreedFields(const DecisionInput& input) {
            {"applied steps", static_cast<uint64_t>(input.counters.applied_steps)},
            {"consecutive skips", static_cast<uint64_t>(input.counters.consecutive_skips)}}};
 }
-static_assert(kFields + 2 * 8 <= SmallReduction::kMinima);
-
-// 48 bits of a value's hash over the 16 bits of a rank: minima of this word and of its complement name two ranks that
-// differ, if any do.
-constexpr int kRankBits = 16;
-constexpr uint64_t kHashMask = (uint64_t{1} << 48) - 1;
-uint64_t HashOf(uint64_t value) { return XXH3_64bits(&value, sizeof(value)) & kHashMask; }
-uint64_t Word(uint64_t hash, int rank) { return hash << kRankBits | static_cast<uint64_t>(rank); }
-
-absl::Status CheckAgreement(const DecisionInput& input, const SmallReduction& reduction) {
-  int word = kFields;
-  for (const AgreedField& field : AgreedFields(input)) {
-    const uint64_t low = reduction.minima[word++];
-    const uint64_t high = reduction.minima[word++];
-    if (low >> kRankBits == (~high >> kRankBits & kHashMask)) continue;
-    constexpr uint64_t kRankMask = (1 << kRankBits) - 1;
-    return absl::FailedPreconditionError(absl::StrCat("ranks ", low & kRankMask, " and ", high & kRankMask,
-                                                      " called Step with different ", field.name,
-                                                      "; nothing was updated"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckPlacement(const DecisionInput& input, const SmallReduction& reduction) {
-  const uint64_t misplaced = reduction.minima[kMisplaced];
-  if (misplaced == kNowhere) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "rank ", misplaced & 0xffff, " marked gradients ready in micro-step ", misplaced >> kRankBits,
-      ", where it has no micro-batch: micro_batches is ", input.arguments.micro_batches, "; nothing was updated"));
-}
-
-NonFinitePlace Describe(GradientPlace place, bool sum_overflow, int world_size, const ShardLayout& layout) {
-  const int64_t global_element = static_cast<int64_t>(place & ((uint64_t{1} << 40) - 1));
-  const auto [parameter, element] = layout.Locate(global_element);
-  const int64_t micro_batch = static_cast<int64_t>(place >> 40);
-  return {.micro_batch = micro_batch,
-          .rank = static_cast<int>(micro_batch % world_size),
-          .parameter = layout.parameter(parameter).name,
-          .element = element,
-          .sum_overflow = sum_overflow};
-}
 
 // Fills the record's norm, clip factor and non-finite place; returns whether the step is fit to be applied.
-bool Judge(const DecisionInput& input, const SmallReduction& reduction, const OptimizerOptions& options,
-           const ShardLayout& layout, Decision* decision) {
-  const double divisor = input.arguments.divisor.value_or(static_cast<double>(input.arguments.micro_batches));
+bool Judge(const DecisionInput& input, const Findings& findings, const OptimizerOptions& options, Decision* decision) {
+  const double divisor = EffectiveDivisor(input.arguments);
   StepRecord& record = decision->record;
   if (options.non_finite == NonFinitePolicy::kIgnore) {
     decision->scale = static_cast<float>(record.clip_factor / divisor);
     return true;
   }
-  const uint64_t place = std::min(reduction.minima[kFirstNonFinite], reduction.minima[kFirstOverflow]);
-  if (place != kNowhere) {
-    const bool overflow = reduction.minima[kFirstNonFinite] == kNowhere;
-    record.non_finite =
-        Describe(overflow ? place : reduction.minima[kFirstNonFinite], overflow, layout.world_size(), layout);
-    return false;
-  }
-  ExactSum sum;
-  std::copy_n(reduction.sums.begin(), ExactSum::kLimbs, sum.limbs().begin());
-  const double norm = std::sqrt(sum.Round()) / divisor;
+  record.non_finite = findings.non_finite;
+  if (record.non_finite) return false;
+  const double norm = std::sqrt(findings.scan.squared_norm.Round()) / divisor;
   record.gradient_norm = norm;
   if (input.arguments.max_norm) record.clip_factor = std::min(1.0, *input.arguments.max_norm / (norm + 1e-6));
   decision->scale = static_cast<float>(record.clip_factor / divisor);
-  const float max_abs = FloatFromBits(static_cast<uint32_t>(~reduction.minima[kComplementOfMaxAbs]));
-  record.scale_overflow = !(max_abs * decision->scale < kInfinity);
+  record.scale_overflow = !(FloatFromBits(findings.scan.max_abs_bits) * decision->scale < kInfinity);
   return !record.scale_overflow;
 }
 
@@ -167,36 +100,58 @@ absl::Status ValidateArguments(const StepArguments& a, const OptimizerOptions& o
   return absl::OkStatus();
 }
 
+double EffectiveDivisor(const StepArguments& arguments) {
+  return arguments.divisor.value_or(static_cast<double>(arguments.micro_batches));
+}
+
 SmallReduction Contribute(const DecisionInput& input, const ScanResult& scan, int rank) {
-  SmallReduction part;
-  ExactSum sum = scan.squared_norm;
-  sum.Normalize();
-  std::copy(sum.limbs().begin(), sum.limbs().end(), part.sums.begin());
-  part.minima.fill(kNowhere);
-  part.minima[kFirstNonFinite] = scan.first_nonfinite;
-  part.minima[kFirstOverflow] = scan.first_overflow;
-  part.minima[kComplementOfMaxAbs] = ~uint64_t{scan.max_abs_bits};
+  SmallReduction part = NeutralPart();
+  PutScan(scan, &part);
   if (input.misplaced_micro_step >= 0) {
-    part.minima[kMisplaced] = Word(static_cast<uint64_t>(input.misplaced_micro_step), rank);
+    PutObjection({.what = Objection::kMisplaced, .first = rank, .other = input.misplaced_micro_step}, &part);
   }
-  int word = kFields;
-  for (const AgreedField& field : AgreedFields(input)) {
-    const uint64_t hash = HashOf(field.value);
-    part.minima[word++] = Word(hash, rank);
-    part.minima[word++] = Word(~hash & kHashMask, rank);
-  }
+  PutAgreed(AgreedFields(input), rank, &part);
   return part;
 }
 
-Decision Decide(const DecisionInput& input, const SmallReduction& reduction, const OptimizerOptions& options,
-                const ShardLayout& layout) {
+std::optional<Objection> FindObjection(const SmallReduction& reduction) {
+  const std::optional<Objection> difference = FindDifference(kAgreedFields, reduction);
+  return difference ? difference : TakeObjection(reduction);
+}
+
+absl::Status Refusal(const Objection& objection) {
+  if (objection.what == Objection::kMisplaced) {
+    return absl::FailedPreconditionError(absl::StrCat("rank ", objection.first,
+                                                      " marked gradients ready in micro-step ", objection.other,
+                                                      ", where it has no micro-batch; nothing was updated"));
+  }
+  return absl::FailedPreconditionError(absl::StrCat("ranks ", objection.first, " and ", objection.other,
+                                                    " called Step with different ",
+                                                    AgreedFields({})[objection.what].name, "; nothing was updated"));
+}
+
+Findings Find(const SmallReduction& reduction, const ShardLayout& layout) {
+  Findings findings;
+  findings.scan = TakeScan(reduction);
+  if (const std::optional<Objection> objection = FindObjection(reduction)) findings.refused = Refusal(*objection);
+  if (const std::optional<FoundPlace> place = FirstPlace(findings.scan)) {
+    const auto [parameter, element] = layout.Locate(place->global_element);
+    findings.non_finite = {.micro_batch = place->micro_batch,
+                           .rank = static_cast<int>(place->micro_batch % layout.world_size()),
+                           .parameter = layout.parameter(parameter).name,
+                           .element = element,
+                           .sum_overflow = place->sum_overflow};
+  }
+  return findings;
+}
+
+Decision Decide(const DecisionInput& input, const Findings& findings, const OptimizerOptions& options) {
   Decision decision;
   decision.counters = input.counters;
   ++decision.counters.step;
-  decision.refused = CheckAgreement(input, reduction);
-  if (decision.refused.ok()) decision.refused = CheckPlacement(input, reduction);
+  decision.refused = findings.refused;
   if (decision.refused.ok()) {
-    decision.apply = Judge(input, reduction, options, layout, &decision);
+    decision.apply = Judge(input, findings, options, &decision);
     if (decision.apply) {
       ++decision.counters.applied_steps;
       decision.counters.consecutive_skips = 0;

@@ -8,22 +8,19 @@
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/runtime/decision_words.h"
 #include "shardstep/runtime/options.h"
+#include "shardstep/runtime/step_arguments.h"
 #include "shardstep/runtime/step_record.h"
 
 namespace shardstep {
 
-/// The arguments of one step; equal on every rank, which the decision verifies.
-struct StepArguments {
-  double learning_rate = 0;        ///< finite, >= 0
-  int64_t micro_batches = 0;       ///< J; 0: micro_steps * world size. Numbered micro_step * world_size + rank
-  std::optional<double> divisor;   ///< finite, > 0; default J
-  std::optional<double> max_norm;  ///< finite, > 0; unset: no clipping
-};
-
 /// InvalidArgument names the first bad argument.
 absl::Status ValidateArguments(const StepArguments& arguments, const OptimizerOptions& options,
                                absl::Span<const GroupOptions> groups, int64_t micro_steps, int world_size);
+
+/// The divisor that a step uses; micro_batches filled in.
+double EffectiveDivisor(const StepArguments& arguments);
 
 /// Counts of steps, changed by decisions only.
 struct StepCounters {
@@ -45,6 +42,21 @@ struct DecisionInput {
 /// This rank's part of a decision, for one AllReduceSmall.
 SmallReduction Contribute(const DecisionInput& input, const ScanResult& scan, int rank);
 
+/// What all ranks have told each other, of one optimizer or of several that decide together.
+struct Findings {
+  /// Ranks that disagree, or gradients where there is no micro-batch, by name. Then nothing is updated.
+  absl::Status refused;
+  ScanResult scan;
+  std::optional<NonFinitePlace> non_finite;  ///< the scan's, with its names
+};
+/// From the reduction of all contributions of one optimizer.
+Findings Find(const SmallReduction& reduction, const ShardLayout& layout);
+
+/// Why ranks of one optimizer cannot take the step together, from the reduction of their contributions.
+std::optional<Objection> FindObjection(const SmallReduction& reduction);
+/// The same in words: FailedPrecondition naming ranks and field.
+absl::Status Refusal(const Objection& objection);
+
 /// The outcome, the same bits on every rank.
 struct Decision {
   /// Why the step ends with an error although nothing is broken: ranks disagree, or the policy makes a non-finite step
@@ -56,9 +68,8 @@ struct Decision {
   StepRecord record;      ///< without times
 };
 
-/// Decides from the reduction of all contributions. Numeric contract 2, 3 and the skip rules.
-Decision Decide(const DecisionInput& input, const SmallReduction& reduction, const OptimizerOptions& options,
-                const ShardLayout& layout);
+/// Numeric contract 2, 3 and the skip rules.
+Decision Decide(const DecisionInput& input, const Findings& findings, const OptimizerOptions& options);
 
 }  // namespace shardstep
 

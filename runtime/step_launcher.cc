@@ -96,8 +96,11 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
       return absl::OkStatus();
     case StepOp::kAllReduceSmall:
       return Of(node).AllReduceSmall(&reduction_, stream);
+    case StepOp::kJoin:
+      LaunchJoin();
+      return absl::OkStatus();
     case StepOp::kDecide:
-      LaunchDecide();
+      LaunchDecide(plan);
       return absl::OkStatus();
     case StepOp::kUpdate:
       return LaunchUpdate(plan, node, position, stream);
@@ -249,9 +252,17 @@ void StepLauncher::LaunchContribute() {
   });
 }
 
-void StepLauncher::LaunchDecide() {
-  r_.update->Enqueue("Decide", [this] {
-    decision_ = Decide(decision_input_, reduction_, *r_.options, *r_.layout);
+void StepLauncher::LaunchJoin() {
+  r_.update->Enqueue("Join", [this]() -> absl::Status {
+    SHARDSTEP_ASSIGN_OR_RETURN(findings_, others_->Join(decision_input_, reduction_));
+    return absl::OkStatus();
+  });
+}
+
+void StepLauncher::LaunchDecide(const StepPlan& plan) {
+  r_.update->Enqueue("Decide", [this, joined = plan.input.joins] {
+    if (!joined) findings_ = Find(reduction_, *r_.layout);
+    decision_ = Decide(decision_input_, findings_, *r_.options);
     scalars_.apply = decision_.apply;
     scalars_.scale = decision_.scale;
     scalars_.applied_step = decision_.counters.applied_steps;

@@ -15,6 +15,7 @@
 #include "shardstep/runtime/decision.h"
 #include "shardstep/runtime/host_contributions.h"
 #include "shardstep/runtime/options.h"
+#include "shardstep/runtime/other_optimizers.h"
 #include "shardstep/runtime/parameter_groups.h"
 #include "shardstep/runtime/step_plan.h"
 
@@ -69,6 +70,8 @@ class StepLauncher {
   int64_t last_exchange(int b) const { return last_exchange_[b]; }
   /// Takes over changes of the groups; between steps.
   void TakeOverGroups();
+  /// For the kJoin nodes of plans to come; between steps. `others` must outlive the work on the streams.
+  void SetOthers(OtherOptimizers* others) { others_ = others; }
 
  private:
   /// What this rank works on in one bucket. `mine`: its shard. `rail` and `whole`: the shards that its host sends, and
@@ -98,7 +101,8 @@ class StepLauncher {
   absl::Status LaunchReduce(const StepPlan& plan, const StepNode& node, int64_t exchange, Stream& stream);
   absl::Status LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream);
   void LaunchContribute();
-  void LaunchDecide();
+  void LaunchJoin();
+  void LaunchDecide(const StepPlan& plan);
   absl::Status LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
 
   absl::Span<const Slice> HostSlices(int b, int64_t exchange);
@@ -113,6 +117,7 @@ class StepLauncher {
   const StepResources r_;
   const int world_size_;
   const bool local_sums_;
+  OtherOptimizers* others_ = nullptr;
   HostContributions contributions_;
   std::vector<BucketSegments> segments_;
   std::vector<SlicesOfExchange> slices_, host_slices_, host_sums_;  // by bucket
@@ -127,6 +132,7 @@ class StepLauncher {
   ScanResult scan_;           // of the update stream
   ScanResult exchange_scan_;  // of the exchange stream
   SmallReduction reduction_;
+  Findings findings_;
   Decision decision_;
   UpdateScalars scalars_;
   std::atomic<bool> updating_{false};

@@ -147,6 +147,7 @@ class PlanBuilder {
     Add(StepOp::kContribute, StepStream::kUpdate, -1, -1).waits_for_caller = true;
     if (Communicates()) Add(StepOp::kAllReduceSmall, StepStream::kUpdate, -1, -1);
     if (plan_.two_levels) Add(StepOp::kAllReduceSmall, StepStream::kUpdate, -1, -1, Level::kNetwork);
+    if (plan_.input.joins) Add(StepOp::kJoin, StepStream::kUpdate, -1, -1);
     Add(StepOp::kDecide, StepStream::kUpdate, -1, -1);
   }
 
@@ -195,6 +196,8 @@ const char* Name(StepOp op) {
       return "Contribute";
     case StepOp::kAllReduceSmall:
       return "AllReduceSmall";
+    case StepOp::kJoin:
+      return "Join";
     case StepOp::kDecide:
       return "Decide";
     case StepOp::kUpdate:

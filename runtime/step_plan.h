@@ -23,6 +23,7 @@ enum class StepOp {
   kAwaitReleased,   ///< what was sent may be overwritten
   kContribute,      ///< this rank's part of the decision
   kAllReduceSmall,  ///< the parts of all ranks, added exactly
+  kJoin,            ///< what the other optimizers of a joint decision have found
   kDecide,          ///< norm, clip factor, skip, agreement
   kUpdate,          ///< master weights, moments, weights of the shard
   kPublish,         ///< the shard's weights go to every rank
@@ -62,6 +63,7 @@ struct StepPlanInput {
   int64_t sum_group = 1;
   bool local_accumulation = false;
   bool sums_on_host = false;  ///< with two levels: sums travel between hosts, not the gradients
+  bool joins = false;         ///< other optimizers take part in the decision
 
   int bucket_count() const { return static_cast<int>(active.size()); }
 };

@@ -9,7 +9,8 @@ std::string WhatWasNotFinite(const StepRecord& record) {
   if (!record.non_finite) return "the scaled gradients overflow";
   const NonFinitePlace& place = *record.non_finite;
   return absl::StrCat(place.sum_overflow ? "the sum overflows at" : "non-finite gradient at", " micro-batch ",
-                      place.micro_batch, " (rank ", place.rank, "), parameter \"", place.parameter, "\", element ",
+                      place.micro_batch, " (rank ", place.rank, "), parameter \"", place.parameter, "\"",
+                      place.optimizer.empty() ? "" : absl::StrCat(" of \"", place.optimizer, "\""), ", element ",
                       place.element);
 }
 
@@ -30,6 +31,7 @@ void ToProto(const StepRecord& record, proto::StepRecord* message) {
     place.set_micro_batch(record.non_finite->micro_batch);
     place.set_rank(record.non_finite->rank);
     place.set_parameter(record.non_finite->parameter);
+    if (!record.non_finite->optimizer.empty()) place.set_optimizer(record.non_finite->optimizer);
     place.set_element(record.non_finite->element);
     place.set_sum_overflow(record.non_finite->sum_overflow);
   }

@@ -15,8 +15,9 @@ class StepRecord;
 /// The first inf or NaN of a step, ordered by micro-batch, parameter, element.
 struct NonFinitePlace {
   int64_t micro_batch = 0;
-  int rank = 0;
+  int rank = 0;  ///< where several optimizers decide together, of the ranks of all of them
   std::string parameter;
+  std::string optimizer;  ///< whose parameter it is, where several decide together (joint_decision.h)
   int64_t element = 0;
   bool sum_overflow = false;  ///< every slice was finite, their sum was not
 };

@@ -27,9 +27,10 @@ class Stopwatch {
   int64_t begin_ns_;
 };
 
-StepPlan MakePlan(const StepResources& r, int64_t micro_steps) {
-  return BuildStepPlan(MakePlanInput(*r.options, *r.groups, *r.layout, *r.map, micro_steps),
-                       TraitsOf(*r.host, r.network));
+StepPlan MakePlan(const StepResources& r, int64_t micro_steps, bool joins) {
+  StepPlanInput input = MakePlanInput(*r.options, *r.groups, *r.layout, *r.map, micro_steps);
+  input.joins = joins;
+  return BuildStepPlan(input, TraitsOf(*r.host, r.network));
 }
 
 }  // namespace
@@ -37,7 +38,7 @@ StepPlan MakePlan(const StepResources& r, int64_t micro_steps) {
 StepScheduler::StepScheduler(const StepResources& resources)
     : r_(resources),
       world_size_(resources.layout->world_size()),
-      plan_(MakePlan(resources, resources.options->micro_steps)),
+      plan_(MakePlan(resources, resources.options->micro_steps, /*joins=*/false)),
       launcher_(resources) {
   const int buckets = r_.layout->bucket_count();
   gradients_.resize(r_.layout->parameter_count());
@@ -109,6 +110,7 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
   if (micro_batches == 0) micro_batches = micro_steps * world_size_;
   if (last_contribution_ * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution_;
   launcher_.SetDecisionInput(input);
+  if (others_ != nullptr) others_->StepCalled();
   step_begin_ns_ = NowNs();
   in_flight_ = true;
   const auto [first, last] = plan_.AfterGradients();
@@ -314,10 +316,17 @@ absl::Status StepScheduler::CheckBetweenSteps(absl::string_view call) {
 
 absl::Status StepScheduler::Replan(int64_t micro_steps) {
   SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("a change of the plan"));
-  plan_ = MakePlan(r_, micro_steps);
+  plan_ = MakePlan(r_, micro_steps, others_ != nullptr);
   done_.assign(plan_.nodes.size(), Event());
   BeginMicroStep();
   return absl::OkStatus();
+}
+
+absl::Status StepScheduler::DecideWith(OtherOptimizers* others) {
+  SHARDSTEP_RETURN_IF_ERROR(Settle("a joint decision"));
+  others_ = others;
+  launcher_.SetOthers(others);
+  return Replan(plan_.input.micro_steps);
 }
 
 absl::Status StepScheduler::TakeOverGroups() {
@@ -348,6 +357,7 @@ absl::Status StepScheduler::Healthy() {
   torn_ = torn_ || launcher_.updating();
   r_.host->Abort(status);
   if (r_.network != nullptr) r_.network->Abort(status);
+  if (others_ != nullptr) others_->Abort(status);
   return torn_ ? Annotate(status, "the optimizer is torn (an update failed half-way)") : status;
 }
 

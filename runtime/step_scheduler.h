@@ -12,6 +12,7 @@
 #include "shardstep/optimizer/shard_state.h"
 #include "shardstep/runtime/decision.h"
 #include "shardstep/runtime/options.h"
+#include "shardstep/runtime/other_optimizers.h"
 #include "shardstep/runtime/step_launcher.h"
 #include "shardstep/runtime/step_plan.h"
 #include "shardstep/runtime/step_record.h"
@@ -34,6 +35,8 @@ class StepScheduler {
   absl::Status Replan(int64_t micro_steps);
   /// The groups have changed, or what is frozen. Between steps, and the last one is finished.
   absl::Status TakeOverGroups();
+  /// `others` take part in every decision from the next step on. Between steps, once; they outlive the streams' work.
+  absl::Status DecideWith(OtherOptimizers* others);
   /// Collective, between steps: what owners have written into their shards of `buckets` becomes every rank's weights.
   absl::Status ShareWeights(absl::Span<const int> buckets);
 
@@ -76,6 +79,7 @@ class StepScheduler {
   const StepResources r_;
   const int world_size_;
   std::vector<std::vector<int>> tied_;  // by parameter that owns: all that are its weights, itself first
+  OtherOptimizers* others_ = nullptr;
   StepPlan plan_;
   StepLauncher launcher_;
 

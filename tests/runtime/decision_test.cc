@@ -42,7 +42,7 @@ ScanResult Scan(double squared_norm, float max_abs = 1) {
 }
 
 Decision DecideAlone(const DecisionInput& input, const ScanResult& scan, const OptimizerOptions& options = {}) {
-  return Decide(input, Contribute(input, scan, 0), options, TwoParameters(1));
+  return Decide(input, Find(Contribute(input, scan, 0), TwoParameters(1)), options);
 }
 
 // C2: norm 0 and norm at the limit give finite scales; the formula is min(1, limit / (norm + 1e-6)).
@@ -88,9 +88,9 @@ TEST(Decision, DisagreementNamesBothRanksAndTheField) {
   const ShardLayout layout = TwoParameters(3);
   const auto decide = [&](const DecisionInput& other) {
     const DecisionInput input = Input({.learning_rate = 0.1, .micro_batches = 3});
-    return Decide(input,
-                  Reduce({Contribute(input, Scan(1), 0), Contribute(input, Scan(1), 1), Contribute(other, Scan(1), 2)}),
-                  {}, layout);
+    const SmallReduction all =
+        Reduce({Contribute(input, Scan(1), 0), Contribute(input, Scan(1), 1), Contribute(other, Scan(1), 2)});
+    return Decide(input, Find(all, layout), {});
   };
   const DecisionInput same = Input({.learning_rate = 0.1, .micro_batches = 3});
   EXPECT_TRUE(decide(same).refused.ok());
