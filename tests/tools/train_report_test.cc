@@ -29,18 +29,17 @@ TrainedStep Step(int64_t step) {
 
 class TrainReportTest : public ::testing::Test {
  protected:
-  TrainReportTest() {
-    options_.records_path =
-        std::filesystem::path(::testing::TempDir()) / absl::StrCat("train_report_test.", getpid(), ".jsonl");
-  }
-  ~TrainReportTest() override { std::filesystem::remove(*options_.records_path); }
+  TrainReportTest() { options_.records_path = file_; }
+  ~TrainReportTest() override { std::filesystem::remove(file_); }
 
   std::string Records() const {
     std::stringstream text;
-    text << std::ifstream(*options_.records_path).rdbuf();
+    text << std::ifstream(file_).rdbuf();
     return text.str();
   }
 
+  const std::filesystem::path file_ =
+      std::filesystem::path(::testing::TempDir()) / absl::StrCat("train_report_test.", getpid(), ".jsonl");
   TrainOptions options_;
   std::ostringstream out_;
 };

@@ -20,33 +20,42 @@ constexpr char kHeldOutHeader[] = "# step bits_per_byte\n";
 // STEPS, HELD_OUT: data files; NAME: of the pictures. Steps differ from each other by chance, so each is a dot, and a
 // line goes through the means of some hundred stretches of the run.
 constexpr char kPlots[] = R"gnuplot(
+larger(a, b) = a > b ? a : b
+smaller(a, b) = a < b ? a : b
 stats STEPS using 1 nooutput name "run"
+stats STEPS using 2 nooutput name "loss"
+stats STEPS using 3 nooutput name "forward"
+stats STEPS using 4 nooutput name "backward"
+stats STEPS using 5 nooutput name "exposed"
+stats STEPS using 6 nooutput name "step"
 stretch = ceil(run_records / 150.0)
 middle(step) = (floor((step - run_min) / stretch) + 0.5) * stretch + run_min - 0.5
 
 set format x "%.0f"
+set xrange [0:run_max]
 set xlabel "steps"
-set key right top
 set logscale y
+set format y "%g"
 
 set output PICTURE(.loss.KIND)
 set title "Loss"
 set ylabel "bits per byte"
-set ytics (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
-set yrange [*:*]
-plot STEPS using 1:2 with points pt 7 ps 0.25 lc rgb "#eeb8b1" title "training, each step", \
+set ytics (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+set yrange [loss_min * 0.95:loss_max * 1.05]
+plot STEPS using 1:2 with points pt 7 ps 0.4 lc rgb "#e8a9a1" title "training, each step", \
      "" using (middle($1)):2 smooth unique with lines ls 1 title "training, mean"HELD_OUT_CURVE
 
 set output PICTURE(.phases.KIND)
 set title "Where the time of a step goes"
-set ylabel "milliseconds"
+set ylabel "milliseconds, mean"
 set ytics autofreq
-set format y "%g"
-set yrange [*:*]
+# Room for the key; a few slow steps are not worth the scale.
+set yrange [0.3 * smaller(exposed_lo_quartile, step_lo_quartile) + 1e-6: \
+            20 * larger(larger(forward_up_quartile, backward_up_quartile), step_up_quartile) + 1e-6]
 plot STEPS using (middle($1)):3 smooth unique with lines ls 3 title "forward", \
      "" using (middle($1)):4 smooth unique with lines ls 1 title "backward", \
-     "" using (middle($1)):6 smooth unique with lines ls 2 title "optimizer step, beginning to end", \
-     "" using (middle($1)):5 smooth unique with lines ls 5 title "of it exposed: the trainer waited"
+     "" using (middle($1)):6 smooth unique with lines ls 2 title "optimizer: from Step to its last update", \
+     "" using (middle($1)):5 smooth unique with lines ls 5 title "exposed: the trainer was blocked in the library"
 
 unset output
 )gnuplot";
