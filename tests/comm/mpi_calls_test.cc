@@ -39,18 +39,26 @@ class Recorder {
     recording_ = false;
     return totals_;
   }
-  /// Not one of messages of their own kind: MPI_SUCCESS or an error instead of the call.
+  /// MPI_SUCCESS or an error instead of the call.
   int Transfer(bool sends, int count, int tag) {
     const std::lock_guard lock(mutex_);
     if (!recording_) return MPI_SUCCESS;
     totals_.threads.insert(std::this_thread::get_id());
     totals_.largest_count = std::max(totals_.largest_count, count);
     if (count > kLargestCount) return MPI_ERR_COUNT;
-    const bool is_data = tag % kTagsPerCommunicator != MessageTags{2}.small() % kTagsPerCommunicator;
-    if (!is_data) return MPI_SUCCESS;
+    if (!IsData(tag)) return MPI_SUCCESS;
     ++(sends ? totals_.data_sends : totals_.data_receives);
     (sends ? totals_.bytes_sent : totals_.bytes_received) += count;
     return MPI_SUCCESS;
+  }
+  /// From now on sends of data are `bytes` too short.
+  void Shorten(int bytes) {
+    const std::lock_guard lock(mutex_);
+    shorter_by_ = bytes;
+  }
+  int SentOf(int count, int tag) {
+    const std::lock_guard lock(mutex_);
+    return IsData(tag) ? std::max(0, count - shorter_by_) : count;
   }
   void Blocking(const char* call) {
     const std::lock_guard lock(mutex_);
@@ -58,8 +66,12 @@ class Recorder {
   }
 
  private:
+  // Of a communicator, whose tags follow the two of the rendezvous.
+  static bool IsData(int tag) { return tag > 2 && tag % kTagsPerCommunicator != MessageTags{2}.small(); }
+
   std::mutex mutex_;
   bool recording_ = false;
+  int shorter_by_ = 0;
   Totals totals_;
 };
 
@@ -75,7 +87,8 @@ extern "C" {
 
 int MPI_Isend(const void* data, int count, MPI_Datatype type, int rank, int tag, MPI_Comm comm, MPI_Request* request) {
   const int code = shardstep::Calls().Transfer(true, count, tag);
-  return code == MPI_SUCCESS ? PMPI_Isend(data, count, type, rank, tag, comm, request) : code;
+  if (code != MPI_SUCCESS) return code;
+  return PMPI_Isend(data, shardstep::Calls().SentOf(count, tag), type, rank, tag, comm, request);
 }
 int MPI_Irecv(void* data, int count, MPI_Datatype type, int rank, int tag, MPI_Comm comm, MPI_Request* request) {
   const int code = shardstep::Calls().Transfer(false, count, tag);
@@ -180,6 +193,26 @@ TEST_F(MpiCallsTest, AnErrorOfMpiFailsAllRanksWithTheCallNamed) {
   EXPECT_EQ(CauseOf(status), absl::StatusCode::kInternal) << status;
   EXPECT_EQ(status.code(), rank() == 0 ? absl::StatusCode::kInternal : absl::StatusCode::kAborted);
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("Exchange of bucket 0, micro-step 0: MPI_I"));
+  Meet();
+}
+
+TEST_F(MpiCallsTest, AMessageOfAnotherLengthIsNamedWithBoth) {
+  if (world_size() == 1) return;  // receives nothing
+  const auto communicator = Create({.wait_deadline = kLong});
+  const BucketExtent bucket{.shard_elements = 512};
+  ASSERT_TRUE(communicator->Allocate({.buckets = {&bucket, 1}}).ok());
+  Meet();
+  if (rank() == 1) Calls().Shorten(24);
+  EXPECT_TRUE(Await([&](Stream& s) { return communicator->Publish(0, 0, s); }).ok());
+  const absl::Status status = Await([&](Stream& s) { return communicator->AwaitPublished(0, 0, s); });
+  for (int i = 0; i < 10'000 && communicator->AsyncStatus().ok(); ++i) SleepMs(1);
+  Meet();
+  Calls().Shorten(0);
+  EXPECT_THAT(std::string(communicator->AsyncStatus().message()),
+              testing::HasSubstr("Publish of bucket 0, step 0: rank 1 sent 1000 bytes instead of 1024"));
+  if (rank() == 0) {
+    EXPECT_FALSE(status.ok());
+  }
   Meet();
 }
 

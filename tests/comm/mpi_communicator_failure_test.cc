@@ -95,6 +95,20 @@ TEST_F(MpiCommunicatorFailureTest, AbortEndsAwaitPublished) {
   });
 }
 
+TEST_F(MpiCommunicatorFailureTest, OthersHearOfAnAbortByWhoIsGoneAtOnce) {
+  auto communicator = Create({.wait_deadline = kLong});
+  Meet();
+  if (rank() == 0) {
+    communicator->Abort(absl::DataLossError("torn"));
+    communicator.reset();
+  } else {
+    SmallReduction reduction;
+    EXPECT_EQ(Await([&](Stream& s) { return communicator->AllReduceSmall(&reduction, s); }),
+              AbortedBy(0, absl::StatusCode::kDataLoss, "aborted: torn"));
+  }
+  Meet();
+}
+
 TEST_F(MpiCommunicatorFailureTest, AwaitReleasedNamesWhoHasNotTakenTheMessages) {
   const auto communicator = CreateLong({.wait_deadline = kShort});
   if (rank() == 0) {
