@@ -76,8 +76,8 @@ class JointDecision {
     absl::Duration deadline;
   };
   struct State {
-    const ShardedOptimizer::Impl* work = nullptr;  // nullptr: has left
-    int64_t steps_called = 0;                      // since creation, as `joined`
+    ShardedOptimizer::Impl* work = nullptr;  // nullptr: has left
+    int64_t steps_called = 0;                // since creation, as `joined`
     int64_t joined = 0;
   };
   struct Arrival {
@@ -95,6 +95,7 @@ class JointDecision {
   absl::StatusOr<Findings> Await(int i, int64_t round);
   absl::Status LookForFailure(int waiting, int64_t round, absl::Time since) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Findings> Complete(SmallReduction sum);
+  void AbortAll(const absl::Status& reason);
   absl::StatusOr<Findings> Reduce(SmallReduction sum);
 
   const std::unique_ptr<Communicator> communicator_;
@@ -248,7 +249,7 @@ SmallReduction JointDecision::PartOf(const Member& member, const DecisionInput& 
 absl::StatusOr<Findings> JointDecision::Complete(SmallReduction sum) {
   absl::StatusOr<Findings> findings = Reduce(sum);
   if (!findings.ok()) {
-    communicator_->Abort(findings.status());
+    AbortAll(findings.status());
     return findings;
   }
   const MutexLock lock(&mutex_);
@@ -260,7 +261,7 @@ absl::StatusOr<Findings> JointDecision::Complete(SmallReduction sum) {
 
 absl::StatusOr<Findings> JointDecision::Reduce(SmallReduction sum) {
   SHARDSTEP_RETURN_IF_ERROR(communicator_->AllReduceSmall(&sum, stream_));
-  SHARDSTEP_RETURN_IF_ERROR(stream_.Synchronize(stream_.Record()));
+  SHARDSTEP_RETURN_IF_ERROR(Annotate(stream_.Synchronize(stream_.Record()), "joint decision"));
   Findings findings;
   findings.scan = TakeScan(sum);
   if (const std::optional<FoundPlace> place = FirstPlace(findings.scan)) findings.non_finite = table_.Locate(*place);
@@ -285,7 +286,7 @@ absl::StatusOr<Findings> JointDecision::Await(int i, int64_t round) {
     }
     if (failure.ok()) return findings_;
   }
-  communicator_->Abort(failure);
+  AbortAll(failure);
   return failure;
 }
 
@@ -313,7 +314,16 @@ absl::Status JointDecision::LookForFailure(int waiting, int64_t round, absl::Tim
 
 // ---- Ends ----------------------------------------------------------------------------------------------------------
 
-void JointDecision::Abort(int i, const absl::Status& reason) { communicator_->Abort(Annotate(reason, QuotedName(i))); }
+void JointDecision::Abort(int i, const absl::Status& reason) { AbortAll(Annotate(reason, QuotedName(i))); }
+
+// Other ranks may wait for any of this rank's optimizers, in waits of that optimizer alone.
+void JointDecision::AbortAll(const absl::Status& reason) {
+  communicator_->Abort(reason);
+  const MutexLock lock(&mutex_);
+  for (const State& state : states_) {
+    if (state.work != nullptr) state.work->AbortAlone(reason);
+  }
+}
 
 void JointDecision::SetAway(absl::Duration duration) {
   communicator_->SetAway(duration);

@@ -386,9 +386,13 @@ void ShardedOptimizer::Impl::SetAway(absl::Duration duration) {
 }
 
 void ShardedOptimizer::Impl::Abort(const absl::Status& reason) {
+  AbortAlone(reason);
+  if (others_ != nullptr) others_->Abort(reason);
+}
+
+void ShardedOptimizer::Impl::AbortAlone(const absl::Status& reason) {
   host().Abort(reason);
   if (communicators_.network != nullptr) communicators_.network->Abort(reason);
-  if (others_ != nullptr) others_->Abort(reason);
 }
 
 }  // namespace shardstep

@@ -81,6 +81,8 @@ class ShardedOptimizer::Impl {
   absl::Status DecideWith(std::unique_ptr<OtherOptimizers> others);
   // The first error of this rank's work in flight; any thread.
   absl::Status WorkStatus() const;
+  // Abort, but for the other optimizers.
+  void AbortAlone(const absl::Status& reason);
 
   // ---- Checkpoints -------------------------------------------------------------------------------------------------
   std::vector<CheckpointParameterInfo> ParameterInfos() const;
