@@ -1,6 +1,7 @@
 #ifndef SHARDSTEP_TESTS_COMM_CONTRACT_TRAINER_H_
 #define SHARDSTEP_TESTS_COMM_CONTRACT_TRAINER_H_
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -146,7 +147,7 @@ class ContractTrainer {
   void FillGradients(int b, int c, int64_t micro_step) {
     const DType dtype = load_.Contribution(b, micro_step, c).dtype;
     void* const data = GradientsOf(b, c);
-    std::memset(data, 0xee, static_cast<size_t>(BucketElements(b) * SizeBytes(dtype)));
+    std::fill_n(static_cast<std::byte*>(data), BucketElements(b) * SizeBytes(dtype), std::byte{0xee});
     for (int64_t i = 0; i < BucketElements(b); ++i) {
       StoreBits(data, dtype, i, ContractLoad::Gradient(communicator_.rank(), c, micro_step, b, i));
     }
