@@ -4,9 +4,9 @@
 #include <atomic>
 #include <utility>
 
-#include "absl/strings/str_join.h"
 #include "shardstep/comm/group_rendezvous.h"
 #include "shardstep/comm/host_memory.h"
+#include "shardstep/comm/mpi/mpi_agreement.h"
 #include "shardstep/comm/mpi/mpi_control.h"
 #include "shardstep/comm/mpi/mpi_rendezvous_impl.h"
 #include "shardstep/comm/mpi/operation_log.h"
@@ -105,8 +105,7 @@ class MpiCommunicator final : public Communicator {
   absl::Status BeginExchange(int bucket, int64_t micro_step, const NumberedExchange& exchange);
   absl::Status EndExchange(int bucket, int64_t micro_step);
   absl::Status BeginPublish(int bucket, int64_t step);
-  absl::Status Await(const OperationLog& log, absl::string_view operation, int bucket, int64_t number,
-                     absl::FunctionRef<std::vector<int>()> absent_members);
+  absl::Status Await(absl::FunctionRef<std::string()> operation, absl::FunctionRef<std::vector<int>()> absent_members);
 
   MpiRendezvous& rendezvous_;
   GroupRendezvous group_;
@@ -191,17 +190,14 @@ absl::StatusOr<HostStream*> MpiCommunicator::Check(absl::string_view operation, 
   return AsHostStream(stream, operation);
 }
 
-absl::Status MpiCommunicator::Await(const OperationLog& log, absl::string_view operation, int bucket, int64_t number,
+absl::Status MpiCommunicator::Await(absl::FunctionRef<std::string()> operation,
                                     absl::FunctionRef<std::vector<int>()> absent_members) {
-  return job_.Await({.deadline = options_.wait_deadline,
-                     .operation = [&] { return log.Name(operation, bucket, number); },
-                     .absent =
-                         [&] {
-                           std::vector<int> ranks = absent_members();
-                           for (int& rank : ranks) rank = members_[static_cast<size_t>(rank)];
-                           std::sort(ranks.begin(), ranks.end());
-                           return ranks;
-                         }});
+  return job_.Await({.deadline = options_.wait_deadline, .operation = operation, .absent = [&] {
+                       std::vector<int> ranks = absent_members();
+                       for (int& rank : ranks) rank = members_[static_cast<size_t>(rank)];
+                       std::sort(ranks.begin(), ranks.end());
+                       return ranks;
+                     }});
 }
 
 // ---- Gradients ------------------------------------------------------------------------------------------------------
@@ -242,8 +238,13 @@ absl::StatusOr<MpiCommunicator::NumberedExchange> MpiCommunicator::AddExchange(i
 absl::Status MpiCommunicator::BeginExchange(int bucket, int64_t micro_step, const NumberedExchange& exchange) {
   const auto transfer =
       std::make_shared<Transfer>(exchanges_.Name("Exchange", bucket, micro_step), plan_.world_size, exchange.messages);
+  const auto operation = [&] {
+    const LandingRing::User& user = ring_.user(exchange.slot);
+    return absl::StrCat(transfer->name, " (its landing slot holds bucket ", user.bucket, ", micro-step ",
+                        user.micro_step, ")");
+  };
   absl::Status begun;
-  SHARDSTEP_RETURN_IF_ERROR(Await(exchanges_, "Exchange", bucket, micro_step, [&]() -> std::vector<int> {
+  SHARDSTEP_RETURN_IF_ERROR(Await(operation, [&]() -> std::vector<int> {
     if (!ring_.is_free(exchange.slot)) return {plan_.rank};
     begun = exchanges_.Begin("Exchange", bucket, micro_step, transfer);
     if (begun.ok()) ring_.Take(exchange.slot, {bucket, micro_step});
@@ -259,7 +260,7 @@ absl::Status MpiCommunicator::AwaitSlices(int bucket, int64_t micro_step, Stream
   SHARDSTEP_ASSIGN_OR_RETURN(HostStream* const host_stream,
                              Check("AwaitSlices", "micro-step", bucket, micro_step, stream));
   host_stream->Enqueue("", [=, this] {
-    return Await(exchanges_, "AwaitSlices", bucket, micro_step,
+    return Await([&] { return exchanges_.Name("AwaitSlices", bucket, micro_step); },
                  [&] { return exchanges_.NotReceived(bucket, micro_step, plan_.rank); });
   });
   return absl::OkStatus();
@@ -296,11 +297,12 @@ absl::Status MpiCommunicator::AwaitReleased(int bucket, int64_t micro_step, Stre
   SHARDSTEP_ASSIGN_OR_RETURN(HostStream* const host_stream,
                              Check("AwaitReleased", "micro-step", bucket, micro_step, stream));
   host_stream->Enqueue("", [=, this] {
-    return Await(exchanges_, "AwaitReleased", bucket, micro_step, [&] {
-      std::vector<int> members = exchanges_.NotTaken(bucket, micro_step, plan_.rank);
-      if (members.empty() && slices_.count({bucket, micro_step}) > 0) members.push_back(plan_.rank);
-      return members;
-    });
+    return Await([&] { return exchanges_.Name("AwaitReleased", bucket, micro_step); },
+                 [&] {
+                   std::vector<int> members = exchanges_.NotTaken(bucket, micro_step, plan_.rank);
+                   if (members.empty() && slices_.count({bucket, micro_step}) > 0) members.push_back(plan_.rank);
+                   return members;
+                 });
   });
   return absl::OkStatus();
 }
@@ -337,78 +339,20 @@ absl::Status MpiCommunicator::BeginPublish(int bucket, int64_t step) {
 absl::Status MpiCommunicator::AwaitPublished(int bucket, int64_t step, Stream& stream) {
   SHARDSTEP_ASSIGN_OR_RETURN(HostStream* const host_stream, Check("AwaitPublished", "step", bucket, step, stream));
   host_stream->Enqueue("", [=, this] {
-    return Await(publishes_, "AwaitPublished", bucket, step, [&] {
-      std::vector<int> members = publishes_.NotReceived(bucket, step, plan_.rank);
-      return members.empty() ? publishes_.NotTaken(bucket, step, plan_.rank) : members;
-    });
+    return Await([&] { return publishes_.Name("AwaitPublished", bucket, step); },
+                 [&] {
+                   std::vector<int> members = publishes_.NotReceived(bucket, step, plan_.rank);
+                   return members.empty() ? publishes_.NotTaken(bucket, step, plan_.rank) : members;
+                 });
   });
   return absl::OkStatus();
-}
-
-// ---- Creation -------------------------------------------------------------------------------------------------------
-
-absl::Status CheckOptions(const MpiCommunicatorOptions& options) {
-  constexpr int64_t kLeastMessageBytes = 4096;
-  for (const auto& [name, duration] :
-       {std::pair("wait_deadline", options.wait_deadline), std::pair("setup_deadline", options.setup_deadline)}) {
-    if (duration > absl::ZeroDuration()) continue;
-    return absl::InvalidArgumentError(absl::StrCat(name, " = ", absl::FormatDuration(duration), " is not positive"));
-  }
-  if (options.max_message_bytes < kLeastMessageBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_message_bytes = ", options.max_message_bytes, " is below ", kLeastMessageBytes));
-  }
-  if (options.landing_buckets < 2) {
-    return absl::InvalidArgumentError(absl::StrCat("landing_buckets = ", options.landing_buckets, " is below 2"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckMembers(const std::vector<int>& members, int rank, int world_size) {
-  std::vector<int> sorted = members;
-  std::sort(sorted.begin(), sorted.end());
-  const bool distinct = std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
-  const bool in_range = !sorted.empty() && sorted.front() >= 0 && sorted.back() < world_size;
-  if (distinct && in_range && std::binary_search(sorted.begin(), sorted.end(), rank)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("members = ", absl::StrJoin(members, ", "), ": not distinct ranks of ",
-                                                 world_size, ", this one among them"));
-}
-
-absl::Status CheckThreadLevel() {
-  int provided = 0;
-  SHARDSTEP_RETURN_IF_ERROR(MpiStatus(MPI_Query_thread(&provided), "MPI_Query_thread"));
-  if (provided >= MPI_THREAD_MULTIPLE) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "MPI was initialized without MPI_THREAD_MULTIPLE, which communicators over MPI need");
-}
-
-// FailedPrecondition on every rank unless all members passed the same `mine`.
-absl::Status CompareAmong(const std::vector<int>& members, Rendezvous& rendezvous, const std::string& mine,
-                          absl::Duration deadline) {
-  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                             rendezvous.AllGatherBytes("CreateMpiCommunicator: members and options", mine, deadline));
-  absl::Status equal;
-  for (const int member : members) {
-    if (!equal.ok() || all[static_cast<size_t>(member)] == mine) continue;
-    equal = absl::FailedPreconditionError(absl::StrCat("rank ", rendezvous.rank(), " has ", mine, "; rank ", member,
-                                                       " has ", all[static_cast<size_t>(member)]));
-  }
-  return AgreeOnStatus(rendezvous, "CreateMpiCommunicator: equal members and options", equal, deadline);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Communicator>> CreateMpiCommunicator(MpiRendezvous& rendezvous, std::vector<int> members,
                                                                     const MpiCommunicatorOptions& options) {
-  absl::Status valid = CheckOptions(options);
-  const absl::Duration deadline = valid.ok() ? options.setup_deadline : MpiCommunicatorOptions().setup_deadline;
-  if (valid.ok()) valid = CheckMembers(members, rendezvous.rank(), rendezvous.world_size());
-  if (valid.ok()) valid = CheckThreadLevel();
-  SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous, "CreateMpiCommunicator", valid, deadline));
-  const std::string mine =
-      absl::StrCat("members = ", absl::StrJoin(members, ", "), ", max_message_bytes = ", options.max_message_bytes,
-                   ", landing_buckets = ", options.landing_buckets);
-  SHARDSTEP_RETURN_IF_ERROR(CompareAmong(members, rendezvous, mine, deadline));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnMembers(rendezvous, members, options));
   SHARDSTEP_ASSIGN_OR_RETURN(const int first_tag, rendezvous.impl().TakeTags(kTagsPerCommunicator));
   return std::make_unique<MpiCommunicator>(rendezvous, members, MessageTags{first_tag}, options);
 }

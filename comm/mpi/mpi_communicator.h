@@ -37,15 +37,15 @@ struct MpiCommunicatorOptions {
 ///
 /// Non-blocking point to point only. A progress thread of this communicator makes its MPI calls and sleeps between two
 /// looks: up to 0.2 ms while something is awaited, up to 1 ms otherwise. Every rank has its own weights unless Allocate
-/// is given some. Slices land in a ring of `landing_buckets` slots, each as large as what the other members may send of
-/// the largest bucket: (members - 1) * shard bytes; with contributions, whose dtypes Allocate is not told, (members -
-/// 1)
-/// * contributions * shard elements * 4, of which pages that are never used cost no memory. Own slices are the own
-/// gradients or contributions. In its turn on the stream an Exchange waits until its slot has been released.
+/// is given some. Own slices are the own gradients or contributions; others land in a ring of `landing_buckets` slots,
+/// each for all that the other members may send of the largest bucket:
+///   (members - 1) * shard bytes; with contributions, whose dtypes Allocate is not told, at most
+///   (members - 1) * contributions * shard elements * 4, of which pages that are never used cost no memory.
+/// In its turn on the stream an Exchange waits until its slot has been released.
 ///
-/// An error of MPI fails the communicator with Internal and aborts the others. As news take their time, ranks
-/// that abort at the same moment may each keep their own reason. AllReduceSmall is added up by members[0], which also
-/// tells everyone who is missing; its deadline counts from the first arrival.
+/// An error of MPI fails the communicator with Internal and aborts the others. As news take their time, ranks that
+/// abort at the same moment may each keep their own reason. AllReduceSmall is added up by members[0], which also tells
+/// everyone who is missing; its deadline counts from the first arrival.
 ///
 /// Streams must be HostStreams, else InvalidArgument. `rendezvous` must outlive the communicator, and the communicator
 /// what is enqueued on streams. Destruction is not collective: it waits up to a second for messages under way, then

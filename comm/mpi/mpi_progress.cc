@@ -41,7 +41,7 @@ bool MpiProgress::Stop(absl::Duration grace) {
   }
   wake_.notify_one();
   thread_.join();
-  return requests_.empty();
+  return std::all_of(pending_.begin(), pending_.end(), [](const Pending& one) { return one.transfer == nullptr; });
 }
 
 void MpiProgress::Post(std::vector<Message> messages, std::shared_ptr<Transfer> transfer) {

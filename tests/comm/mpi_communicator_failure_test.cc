@@ -126,8 +126,9 @@ TEST_F(MpiCommunicatorFailureTest, AnUnreleasedSlotIsNamedAndTheOwnRank) {
     EXPECT_TRUE(Await([&](Stream& s) { return communicator->Exchange(bucket, 0, {}, s); }).ok());
   }
   EXPECT_EQ(Await([&](Stream& s) { return communicator->Exchange(2, 0, {}, s); }),
-            absl::DeadlineExceededError(
-                absl::StrCat("Exchange of bucket 2, micro-step 0: rank ", rank(), " did not arrive within 150ms")));
+            absl::DeadlineExceededError(absl::StrCat(
+                "Exchange of bucket 2, micro-step 0 (its landing slot holds bucket 0, micro-step 0): rank ", rank(),
+                " did not arrive within 150ms")));
   Meet();
 }
 
