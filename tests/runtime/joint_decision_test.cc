@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,7 +44,8 @@ struct JointJob {
   int world_size = 1;
   std::vector<MemberJob> members;
   OptimizerOptions options;
-  absl::Duration joint_deadline = absl::Seconds(60);
+  absl::Duration joint_deadline = absl::Seconds(60);   ///< of waits for the ranks of all members
+  absl::Duration member_deadline = absl::Seconds(60);  ///< of waits inside one member
   bool joins = true;
   std::function<Bf16(const std::string& parameter, int64_t step, int64_t micro_batch, int64_t element)> gradient =
       [](const std::string& parameter, int64_t step, int64_t micro_batch, int64_t element) {
@@ -146,7 +148,7 @@ class JointRank {
   void Create(Member* member) {
     OptimizerOptions options = job_.options;
     options.micro_steps = member->job->micro_steps;
-    auto host = CreateInprocCommunicator(*member->rendezvous, {.wait_deadline = options.wait_deadline});
+    auto host = CreateInprocCommunicator(*member->rendezvous, {.wait_deadline = job_.member_deadline});
     ASSERT_TRUE(host.ok()) << host.status();
     CommunicatorLevels levels;
     levels.host = *std::move(host);
@@ -435,11 +437,10 @@ TEST(JointDecision, NoDeadlineRunsWhileARankIsAway) {
   job.options.wait_deadline = absl::Milliseconds(200);
   OnRanks(job, [&](JointRank& rank) {
     rank.WriteGradients(0);
+    rank.optimizer("dense").SetAway(absl::Minutes(1));
     for (auto& member : rank.members()) {
       ASSERT_TRUE(member.optimizer->Step({.learning_rate = 0.1, .divisor = 4.0}).ok());
-      if (member.job->name != "dense") continue;
-      member.optimizer->SetAway(absl::Minutes(1));
-      absl::SleepFor(absl::Milliseconds(500));
+      if (member.job->name == "dense") absl::SleepFor(absl::Milliseconds(500));
     }
     rank.optimizer("dense").SetAway(absl::ZeroDuration());
     for (const auto& record : rank.Finish()) EXPECT_TRUE(record.ok()) << record.status();
@@ -451,11 +452,13 @@ TEST(JointDecision, AnAbsentRankIsNamed) {
   job.members = {{.name = "stage 0", .ranks = {0}, .parameters = {W0()}},
                  {.name = "stage 1", .ranks = {1}, .parameters = {W1()}}};
   job.joint_deadline = absl::Milliseconds(300);
+  std::promise<void> rank_0_ended;
   OnRanks(job, [&](JointRank& rank) {
     rank.WriteGradients(0);
-    if (rank.rank() == 1) absl::SleepFor(absl::Milliseconds(900));
+    if (rank.rank() == 1) rank_0_ended.get_future().wait();
     rank.Step({.learning_rate = 0.1});
     const auto record = rank.Finish()[0];
+    if (rank.rank() == 0) rank_0_ended.set_value();
     EXPECT_EQ(CauseOf(record.status()), absl::StatusCode::kDeadlineExceeded) << record.status();
     if (rank.rank() == 0) {
       EXPECT_THAT(MessageOf(record), HasSubstr("joint decision: AllReduceSmall number 0: rank 1 did not arrive"));
@@ -490,7 +493,7 @@ TEST(JointDecision, WorkThatFailsEndsTheOthersWaits) {
   JointJob job{.world_size = 2};
   job.members = {{.name = "dense", .ranks = {0}, .parameters = {W0()}},
                  {.name = "expert", .ranks = {0, 1}, .parameters = {W1()}}};
-  job.options.wait_deadline = absl::Milliseconds(400);
+  job.member_deadline = absl::Milliseconds(400);
   OnRanks(job, [&](JointRank& rank) {
     if (rank.rank() == 1) {
       absl::SleepFor(absl::Milliseconds(1000));  // absent from the expert's exchange

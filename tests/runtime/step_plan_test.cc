@@ -154,6 +154,23 @@ TEST(StepPlan, TwoLevels) {
                   "Publish between hosts(bucket 0)", "AwaitPublished between hosts(bucket 0)", "Publish(bucket 0)"));
 }
 
+// Others are met once this optimizer's own ranks have agreed, on all levels, and also by a rank alone.
+TEST(StepPlan, JoinsTheOthersBeforeItDecides) {
+  const auto decision = [](int world_size, const LevelTraits& traits) {
+    StepPlan plan = BuildStepPlan({.active = Buckets(1), .world_size = world_size, .joins = true}, traits);
+    std::vector<std::string> texts;
+    for (int i = plan.AfterGradients().first; plan.nodes[i].op != StepOp::kUpdate; ++i) {
+      EXPECT_EQ(plan.nodes[i].stream, StepStream::kUpdate);
+      texts.push_back(ToString(plan.nodes[i]));
+    }
+    return texts;
+  };
+  EXPECT_THAT(decision(1, {kShared}), ElementsAre("Contribute", "Join", "Decide"));
+  EXPECT_THAT(decision(2, {kShared}), ElementsAre("Contribute", "AllReduceSmall", "Join", "Decide"));
+  EXPECT_THAT(decision(4, {kShared, kTransient}),
+              ElementsAre("Contribute", "AllReduceSmall", "AllReduceSmall between hosts", "Join", "Decide"));
+}
+
 TEST(StepPlan, HostsThatSendSumsFormThemFirst) {
   const StepPlan plan = BuildStepPlan({.active = Buckets(3), .world_size = 4, .sum_group = 2, .sums_on_host = true},
                                       {kShared, kTransient});

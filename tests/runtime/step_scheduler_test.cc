@@ -32,6 +32,26 @@ struct Case {
   CommunicatorTraits traits = kShared;
   int hosts = 1;  ///< more than one: two levels
   std::function<void(OptimizerOptions&)> change = nullptr;
+  bool joins = false;  ///< decides with others
+};
+
+// Others that find what this optimizer finds.
+class RecordedOthers : public OtherOptimizers {
+ public:
+  explicit RecordedOthers(const ShardLayout* layout) : layout_(layout) {}
+  void StepCalled() override { ++steps_called; }
+  absl::StatusOr<Findings> Join(const DecisionInput&, const SmallReduction& own) override {
+    ++joined;
+    return Find(own, *layout_);
+  }
+  void Abort(const absl::Status&) override {}
+  void SetAway(absl::Duration) override {}
+  void Leave() override {}
+  int steps_called = 0;
+  int joined = 0;
+
+ private:
+  const ShardLayout* layout_;
 };
 
 HostMap Hosts(int hosts, int ranks_per_host, int rank) {
@@ -121,6 +141,7 @@ class RecordedRank {
         caller_(job->recording(), 3 * rank, "caller"),
         exchange_(job->recording(), 3 * rank + 1, "exchange"),
         update_(job->recording(), 3 * rank + 2, "update"),
+        others_(&layout_),
         host_(job->MakeHost(rank)),
         network_(job->MakeNetwork(rank)),
         state_(*ShardState::Create(layout_, {.accumulator = true, .group_accumulator = true})) {
@@ -144,6 +165,9 @@ class RecordedRank {
                                                                .update = &update_,
                                                                .gradients = gradients_,
                                                                .host_sums = View(host_sums_)});
+    if (job->job_case().joins) {
+      EXPECT_TRUE(scheduler_->DecideWith(&others_).ok());
+    }
   }
 
   // A forward reads every weight, then backward overwrites every gradient, last parameter first.
@@ -183,6 +207,7 @@ class RecordedRank {
   }
 
   const RecorderCommunicator& host() const { return *host_; }
+  const RecordedOthers& others() const { return others_; }
 
  private:
   static BufferView View(std::vector<std::byte>& bytes) { return {bytes.data(), static_cast<int64_t>(bytes.size())}; }
@@ -192,6 +217,7 @@ class RecordedRank {
   const HostMap map_;
   RecorderStream caller_, exchange_, update_;
   RecorderKernels kernels_;
+  RecordedOthers others_;
   std::unique_ptr<RecorderCommunicator> host_, network_;
   ShardState state_;
   std::vector<std::byte> own_gradients_, host_sums_;
@@ -221,6 +247,8 @@ void Record(const Case& c, Recording* recording) {
       ranks[r]->Step();
     }
   }
+  EXPECT_EQ(ranks[0]->others().steps_called, c.joins ? 4 : 0);
+  EXPECT_EQ(ranks[0]->others().joined, c.joins ? 4 : 0);
   if (c.world_size == 1) {
     EXPECT_TRUE(ranks[0]->host().operations().empty());  // L4
   }
@@ -299,6 +327,8 @@ const Case kOneHost[] = {
     {.name = "LocalSums", .world_size = 2, .micro_steps = 2, .change = Local},
     {.name = "LocalSumsOneMicroStep", .world_size = 3, .change = Local},
     {.name = "LocalSumsOnePass", .world_size = 2, .micro_steps = 2, .change = LocalOnePass},
+    {.name = "Joined", .world_size = 2, .micro_steps = 2, .joins = true},
+    {.name = "JoinedOneRank", .joins = true},
 };
 const Case kSeveralHosts[] = {
     {.name = "Transient", .world_size = 2, .traits = kTransient},
