@@ -11,6 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "shardstep/comm/mpi/mpi_communicator.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
+#include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/comm/tcp/tcp_rendezvous.h"
 #include "shardstep/tools/exit_code.h"
 #include "shardstep/tools/train/corpus.h"
 #include "shardstep/tools/train/run_rank.h"
@@ -58,6 +60,21 @@ int RunUnderMpi(const TrainOptions& options, const Corpus& corpus) {
   return Report(RunRank(options, corpus, **rendezvous, std::move(communicators), rank == 0 ? &report : nullptr), rank);
 }
 
+// Ranks that somebody else started.
+int RunOverTcp(const TrainOptions& options, const Corpus& corpus) {
+  const absl::StatusOr<std::unique_ptr<Rendezvous>> rendezvous =
+      CreateTcpRendezvous({.address = options.address, .rank = options.rank, .world_size = options.ranks});
+  if (!rendezvous.ok()) return Report({rendezvous.status()}, options.rank);
+  auto communicator = CreateShmCommunicator(**rendezvous, {.wait_deadline = options.optimizer.wait_deadline});
+  if (!communicator.ok()) {
+    communicator = Annotate(communicator.status(), "run.backend TCP, whose ranks must be on one host");
+  }
+  TrainReport report = MakeReport(options);
+  return Report(
+      RunRank(options, corpus, **rendezvous, OneLevel(std::move(communicator)), options.rank == 0 ? &report : nullptr),
+      options.rank);
+}
+
 int RunThreads(const TrainOptions& options, const Corpus& corpus) {
   TrainReport report = MakeReport(options);
   int code = 0;
@@ -79,7 +96,15 @@ int Main(int argc, char** argv) {
   if (!options.ok()) return Report({options.status(), Phase::kSetup}, 0);
   const absl::StatusOr<Corpus> corpus = Corpus::Open(options->data_path, options->model.context);
   if (!corpus.ok()) return Report({corpus.status(), Phase::kData}, 0);
-  return options->backend == TrainBackend::kShm ? RunUnderMpi(*options, *corpus) : RunThreads(*options, *corpus);
+  switch (options->backend) {
+    case TrainBackend::kShm:
+      return RunUnderMpi(*options, *corpus);
+    case TrainBackend::kInproc:
+      return RunThreads(*options, *corpus);
+    case TrainBackend::kTcp:
+      return RunOverTcp(*options, *corpus);
+  }
+  return Report({absl::InternalError("a backend without a way to run it")}, 0);
 }
 
 }  // namespace
