@@ -56,6 +56,16 @@ class Recorder {
     const std::lock_guard lock(mutex_);
     shorter_by_ = bytes;
   }
+  /// From now on whether receives of data wait for messages that nobody sends.
+  void Deafen(bool deaf) {
+    const std::lock_guard lock(mutex_);
+    deaf_ = deaf;
+  }
+  int HeardTag(int tag) {
+    constexpr int kNobodysTag = 1'000'000;
+    const std::lock_guard lock(mutex_);
+    return deaf_ && IsData(tag) ? kNobodysTag : tag;
+  }
   int SentOf(int count, int tag) {
     const std::lock_guard lock(mutex_);
     return IsData(tag) ? std::max(0, count - shorter_by_) : count;
@@ -72,6 +82,7 @@ class Recorder {
   std::mutex mutex_;
   bool recording_ = false;
   int shorter_by_ = 0;
+  bool deaf_ = false;
   Totals totals_;
 };
 
@@ -92,7 +103,8 @@ int MPI_Isend(const void* data, int count, MPI_Datatype type, int rank, int tag,
 }
 int MPI_Irecv(void* data, int count, MPI_Datatype type, int rank, int tag, MPI_Comm comm, MPI_Request* request) {
   const int code = shardstep::Calls().Transfer(false, count, tag);
-  return code == MPI_SUCCESS ? PMPI_Irecv(data, count, type, rank, tag, comm, request) : code;
+  if (code != MPI_SUCCESS) return code;
+  return PMPI_Irecv(data, count, type, rank, shardstep::Calls().HeardTag(tag), comm, request);
 }
 int MPI_Send(const void* data, int count, MPI_Datatype type, int rank, int tag, MPI_Comm comm) {
   shardstep::Calls().Blocking("MPI_Send");
@@ -212,6 +224,25 @@ TEST_F(MpiCallsTest, AMessageOfAnotherLengthIsNamedWithBoth) {
               testing::HasSubstr("Publish of bucket 0, step 0: rank 1 sent 1000 bytes instead of 1024"));
   if (rank() == 0) {
     EXPECT_FALSE(status.ok());
+  }
+  Meet();
+}
+
+// Whoever may overwrite its shard afterwards must not do so while MPI still reads it.
+TEST_F(MpiCallsTest, AwaitPublishedAlsoWaitsUntilTheOwnShardIsTaken) {
+  if (world_size() == 1) return;  // sends nothing
+  const auto communicator = Create({.wait_deadline = kShort});
+  const BucketExtent bucket{.shard_elements = 1 << 19};  // too long to be sent before the receiver is there
+  ASSERT_TRUE(communicator->Allocate({.buckets = {&bucket, 1}}).ok());
+  Meet();
+  Calls().Deafen(rank() == 1);
+  EXPECT_TRUE(Await([&](Stream& s) { return communicator->Publish(0, 0, s); }).ok());
+  Meet();
+  const absl::Status status = Await([&](Stream& s) { return communicator->AwaitPublished(0, 0, s); });
+  Calls().Deafen(false);
+  if (rank() != 1) {
+    EXPECT_EQ(status,
+              absl::DeadlineExceededError("AwaitPublished of bucket 0, step 0: rank 1 did not arrive within 150ms"));
   }
   Meet();
 }
