@@ -17,6 +17,17 @@ refused 78 "schedule.learning_rate" "${small[@]}" --learning_rate nan
 refused 78 "schedule.steps" "${small[@]}" --steps 0
 refused 78 "schedule.max_norm" "${small[@]}" --max_norm inf
 refused 78 "optimizer.group[0].beta2" "${small[@]}" --set optimizer.group[0].beta2=1e39
+refused 78 "must be one of adamw, sgd, lion" "${small[@]}" --rule adam
+refused 78 "optimizer.group[0].sgd.beta1" "${small[@]}" --rule sgd --beta1 0.9
+refused 78 "optimizer.group[0].sgd.nesterov" "${small[@]}" --rule sgd --nesterov
+refused 78 "optimizer.group[0].master" "${small[@]}" --master BF16
+refused 78 "optimizer.group[0].rounding" "${small[@]}" --rounding STOCHASTIC
+refused 78 "optimizer.sum_group" "${small[@]}" --sum_group 0
+refused 78 "optimizer.sum_group" "${small[@]}" --sum_group 2 --accumulation LOCAL
+refused 78 "optimizer.max_message_bytes" "${small[@]}" --max_message_bytes 100
+refused 78 "optimizer.weights" "${small[@]}" --weights TWICE
+refused 78 "run.rank" "${small[@]}" --rank 1
+refused 78 "run.plot" "${small[@]}" --plot pictures/
 refused 78 "no_such_field" "${small[@]}" --set optimizer.no_such_field=1
 refused 78 "model.width" --data "$corpus" "${shape[@]}" --width 63
 refused 65 "$work/nothing" "${shape[@]}" --data "$work/nothing"

@@ -21,7 +21,7 @@ TEST(PrecisionOptionsTest, BothSpellings) {
   EXPECT_EQ(options->json_file, "a.json");
   EXPECT_EQ(options->gnuplot_directory, "plots");
   EXPECT_EQ(options->elements, PrecisionOptions().elements);
-  EXPECT_EQ(options->training.data_file, "a.txt");
+  EXPECT_EQ(options->data_file, "a.txt");
   EXPECT_EQ(options->training.steps, 5);
   EXPECT_EQ(options->training.layers, 3);
   EXPECT_EQ(options->training.width, 64);

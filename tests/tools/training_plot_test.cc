@@ -101,6 +101,10 @@ TEST(TrainingPlotScriptTest, HasEveryPictureAndOnlyCurvesThatThereAre) {
     EXPECT_THAT(script, HasSubstr(text));
   }
   for (const char* text : {"KIND", "PICTURE", "HELD_OUT"}) EXPECT_THAT(script, Not(HasSubstr(text)));
+  // What an axis leaves out, gnuplot's statistics do too: the second pass must not see the first one's axes.
+  const std::string second = script.substr(script.find("set terminal png"));
+  EXPECT_LT(second.find("set yrange [*:*]"), second.find("\nstats "));
+  EXPECT_LT(second.find("set xrange [*:*]"), second.find("\nstats "));
   EXPECT_THAT(TrainingPlotScript("run", false), Not(HasSubstr("held")));
 }
 

@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "shardstep/tools/train/corpus.h"
 #include "shardstep/tools/train/model_config.h"
 #include "shardstep/tools/train/run_rank.h"
 #include "shardstep/tools/train/train_listener.h"
@@ -29,9 +28,10 @@ constexpr Kept kKept[] = {{"FP32", Master::kFp32, Rounding::kNearest},
 
 TrainOptions MakeOptions(const MasterTrainingOptions& options) {
   TrainOptions train;
-  train.model = {
-      .layers = options.layers, .width = options.width, .heads = options.width / kTrainingHeadWidth, .context = 64};
-  train.data_path = options.data_file;
+  train.model = {.layers = options.layers,
+                 .width = options.width,
+                 .heads = options.width / kTrainingHeadWidth,
+                 .context = kTrainingContext};
   train.learning_rate = {
       .peak = options.learning_rate, .warmup_steps = options.steps / 20, .steps = options.steps, .final_fraction = 0.1};
   train.micro_batches = 2;
@@ -78,11 +78,10 @@ absl::Status FirstFailure(const std::vector<Outcome>& outcomes) {
 
 }  // namespace
 
-absl::StatusOr<MasterTrainings> TrainWithMasters(const MasterTrainingOptions& options,
+absl::StatusOr<MasterTrainings> TrainWithMasters(const MasterTrainingOptions& options, const Corpus& corpus,
                                                  const std::function<void(absl::string_view line)>& tell) {
   TrainOptions train = MakeOptions(options);
   SHARDSTEP_RETURN_IF_ERROR(ValidateModelConfig(train.model));
-  SHARDSTEP_ASSIGN_OR_RETURN(const Corpus corpus, Corpus::Open(train.data_path, train.model.context));
   MasterTrainings result{.settings = Describe(train)};
   for (const ParameterSpec& parameter : ModelParameters(train.model)) {
     SHARDSTEP_ASSIGN_OR_RETURN(const int64_t elements, ElementCount(parameter));

@@ -8,12 +8,12 @@
 
 #include "absl/strings/string_view.h"
 #include "shardstep/comm/status.h"
+#include "shardstep/tools/train/corpus.h"
 
 namespace shardstep {
 
 /// A byte-level GPT and how it is trained; all that is not here is in TrainWithMasters, and the same for every run.
 struct MasterTrainingOptions {
-  std::string data_file;
   int64_t steps = 1500;
   int64_t layers = 2;
   int64_t width = 96;  ///< a multiple of kTrainingHeadWidth
@@ -22,6 +22,8 @@ struct MasterTrainingOptions {
   uint64_t seed = 1;
 };
 inline constexpr int64_t kTrainingHeadWidth = 32;
+/// The context that the corpus must be opened for.
+inline constexpr int64_t kTrainingContext = 64;
 
 struct LossAtStep {
   int64_t step = 0;
@@ -46,8 +48,8 @@ struct MasterTrainings {
 
 /// The same run four times, with another master each: the same initial weights (rounded to bf16, without a master),
 /// data in the same order, and hyperparameters. On two ranks that are threads. `tell` hears what is being done. Errors
-/// are those of Corpus and Trainer.
-absl::StatusOr<MasterTrainings> TrainWithMasters(const MasterTrainingOptions& options,
+/// are those of Trainer.
+absl::StatusOr<MasterTrainings> TrainWithMasters(const MasterTrainingOptions& options, const Corpus& corpus,
                                                  const std::function<void(absl::string_view line)>& tell);
 
 }  // namespace shardstep

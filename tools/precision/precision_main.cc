@@ -1,7 +1,9 @@
 // shardstep_precision: why weights are not updated, and gradients not summed, in bf16; measured.
 #include <cerrno>
 #include <iostream>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "shardstep/tools/exit_code.h"
 #include "shardstep/tools/precision/precision_results.h"
@@ -16,11 +18,11 @@ absl::Status Print(const std::string& text) {
   return std::cout ? absl::OkStatus() : Refusal(errno, "writing to standard output");
 }
 
-absl::Status Run(const PrecisionOptions& options) {
+absl::Status Run(const PrecisionOptions& options, const std::optional<Corpus>& corpus) {
   PrecisionResults results = ComputePrecisionResults(options);
-  if (!options.training.data_file.empty()) {
+  if (corpus.has_value()) {
     const auto tell = [](absl::string_view line) { std::cerr << "shardstep_precision: " << line << std::endl; };
-    SHARDSTEP_ASSIGN_OR_RETURN(results.trainings, TrainWithMasters(options.training, tell));
+    SHARDSTEP_ASSIGN_OR_RETURN(results.trainings, TrainWithMasters(options.training, *corpus, tell));
   }
   SHARDSTEP_RETURN_IF_ERROR(Print(PrecisionTables(results)));
   if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(WriteTextFile(options.json_file, PrecisionJson(results)));
@@ -36,7 +38,14 @@ int Report(const absl::Status& status, Phase phase) {
 int Main(int argc, char** argv) {
   const auto options = ParsePrecisionOptions({argv + 1, static_cast<size_t>(argc - 1)});
   if (!options.ok()) return Report(options.status(), Phase::kCommandLine);
-  return Report(options->help ? Print(PrecisionHelp()) : Run(*options), Phase::kRun);
+  if (options->help) return Report(Print(PrecisionHelp()), Phase::kRun);
+  std::optional<Corpus> corpus;
+  if (!options->data_file.empty()) {
+    absl::StatusOr<Corpus> opened = Corpus::Open(options->data_file, kTrainingContext);
+    if (!opened.ok()) return Report(opened.status(), Phase::kData);
+    corpus = *std::move(opened);
+  }
+  return Report(Run(*options, corpus), Phase::kRun);
 }
 
 }  // namespace

@@ -50,8 +50,7 @@ struct PathFlag {
 };
 
 constexpr PathFlag kPathFlags[] = {
-    {"data", TrainingField<&MasterTrainingOptions::data_file>,
-     "a text to train a small GPT on, four times; minutes, not seconds"},
+    {"data", Field<&PrecisionOptions::data_file>, "a text to train a small GPT on, four times; minutes, not seconds"},
     {"json", Field<&PrecisionOptions::json_file>, "a file for all results as one JSON object"},
     {"gnuplot", Field<&PrecisionOptions::gnuplot_directory>, "a folder for data files and plots.gp, which draws them"},
 };

@@ -18,9 +18,10 @@ struct PrecisionOptions {
   int64_t max_count = 4096;
   int64_t max_ranks = 1024;
   int64_t seed = 1;
-  MasterTrainingOptions training;  ///< without a data file there is none
-  std::string json_file;           ///< empty: none
-  std::string gnuplot_directory;   ///< empty: none
+  std::string data_file;  ///< empty: no training
+  MasterTrainingOptions training;
+  std::string json_file;          ///< empty: none
+  std::string gnuplot_directory;  ///< empty: none
   bool help = false;
 };
 

@@ -20,6 +20,10 @@ constexpr char kHeldOutHeader[] = "# step bits_per_byte\n";
 // STEPS, HELD_OUT: data files; NAME: of the pictures. Steps differ from each other by chance, so each is a dot, and a
 // line goes through the means of some hundred stretches of the run.
 constexpr char kPlots[] = R"gnuplot(
+# stats leaves out what the axes do.
+unset logscale
+set xrange [*:*]
+set yrange [*:*]
 larger(a, b) = a > b ? a : b
 smaller(a, b) = a < b ? a : b
 stats STEPS using 1 nooutput name "run"
