@@ -432,6 +432,24 @@ TEST(JointDecision, AStepThatIsNotCalledIsNamed) {
   });
 }
 
+// A member that waits for its own ranks has its own deadline.
+TEST(JointDecision, AStepThatIsCalledMayWaitForItsOwnRanks) {
+  JointJob job{.world_size = 2};
+  job.members = {{.name = "dense", .ranks = {0}, .parameters = {W0()}},
+                 {.name = "expert", .ranks = {0, 1}, .parameters = {W1()}}};
+  job.options.wait_deadline = absl::Milliseconds(100);
+  OnRanks(job, [&](JointRank& rank) {
+    rank.WriteGradients(0);
+    if (rank.rank() == 1) absl::SleepFor(absl::Milliseconds(400));
+    // The expert's first, so that dense never waits for a call.
+    for (const char* name : {"expert", "dense"}) {
+      if (rank.rank() == 1 && name == std::string("dense")) continue;
+      ASSERT_TRUE(rank.optimizer(name).Step({.learning_rate = 0.1, .divisor = 1.0}).ok());
+    }
+    for (const auto& record : rank.Finish()) EXPECT_TRUE(record.ok()) << record.status();
+  });
+}
+
 TEST(JointDecision, NoDeadlineRunsWhileARankIsAway) {
   JointJob job = Experts();
   job.options.wait_deadline = absl::Milliseconds(200);
