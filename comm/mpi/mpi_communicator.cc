@@ -224,7 +224,7 @@ absl::StatusOr<MpiCommunicator::NumberedExchange> MpiCommunicator::AddExchange(i
                                                                                absl::Span<const Slice> contributions) {
   const Slice own = plan_.contributions > 0 ? Slice() : plan_.OwnGradients(bucket);
   const MutexLock lock(&job_.mutex());
-  if (exchanges_.begun(bucket, micro_step) || slices_.count({bucket, micro_step}) > 0) {
+  if (exchanges_.begun(bucket, micro_step) || slices_.contains({bucket, micro_step})) {
     return absl::FailedPreconditionError(
         absl::StrCat(exchanges_.Name("Exchange", bucket, micro_step), ": micro-step ", micro_step, " is already done"));
   }
@@ -300,7 +300,7 @@ absl::Status MpiCommunicator::AwaitReleased(int bucket, int64_t micro_step, Stre
     return Await([&] { return exchanges_.Name("AwaitReleased", bucket, micro_step); },
                  [&] {
                    std::vector<int> members = exchanges_.NotTaken(bucket, micro_step, plan_.rank);
-                   if (members.empty() && slices_.count({bucket, micro_step}) > 0) members.push_back(plan_.rank);
+                   if (members.empty() && slices_.contains({bucket, micro_step})) members.push_back(plan_.rank);
                    return members;
                  });
   });
@@ -350,7 +350,8 @@ absl::Status MpiCommunicator::AwaitPublished(int bucket, int64_t step, Stream& s
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Communicator>> CreateMpiCommunicator(MpiRendezvous& rendezvous, std::vector<int> members,
+absl::StatusOr<std::unique_ptr<Communicator>> CreateMpiCommunicator(MpiRendezvous& rendezvous,
+                                                                    const std::vector<int>& members,
                                                                     const MpiCommunicatorOptions& options) {
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnMembers(rendezvous, members, options));
   SHARDSTEP_ASSIGN_OR_RETURN(const int first_tag, rendezvous.impl().TakeTags(kTagsPerCommunicator));

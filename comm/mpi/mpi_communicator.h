@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "shardstep/comm/communicator.h"
@@ -51,7 +52,8 @@ struct MpiCommunicatorOptions {
 /// what is enqueued on streams. Destruction is not collective: it waits up to a second for messages under way, then
 /// abandons them. Memory of the communicator that MPI may still touch then is never freed; where such memory is the
 /// caller's (`weights`, contributions), MPI is left without being finalized, as after an error.
-absl::StatusOr<std::unique_ptr<Communicator>> CreateMpiCommunicator(MpiRendezvous& rendezvous, std::vector<int> members,
+absl::StatusOr<std::unique_ptr<Communicator>> CreateMpiCommunicator(MpiRendezvous& rendezvous,
+                                                                    const std::vector<int>& members,
                                                                     const MpiCommunicatorOptions& options);
 
 struct ClusterOptions {
