@@ -158,8 +158,9 @@ TEST_P(ModelRouteTest, EveryGradientIsWrittenWholeAndIsFinite) {
                   ->Gradients(RandomWindows(kSmall, kSequences, 8), parameters.hooks())
                   .ok());
   for (size_t p = 0; p < parameters.names.size(); ++p) {
-    EXPECT_TRUE(std::all_of(parameters.gradients[p].begin(), parameters.gradients[p].end(), IsFinite))
-        << parameters.names[p];
+    EXPECT_TRUE(std::all_of(parameters.gradients[p].begin(), parameters.gradients[p].end(), [](Bf16 value) {
+      return IsFinite(value);
+    })) << parameters.names[p];
   }
 }
 
