@@ -104,8 +104,11 @@ void MpiProgress::PostOrders() {
   for (Order& order : orders) {
     if (order.small != nullptr) {
       PostSmall(std::move(order));
-    } else if (!job_->failed()) {
-      for (const Message& message : order.messages) PostMessage(message, order.transfer);
+      continue;
+    }
+    for (const Message& message : order.messages) {
+      if (job_->failed()) break;
+      PostMessage(message, order.transfer);
     }
   }
 }

@@ -199,8 +199,8 @@ TEST_F(MpiCallsTest, AnErrorOfMpiFailsAllRanksWithTheCallNamed) {
   ASSERT_TRUE(communicator->Allocate({.buckets = {&bucket, 1}}).ok());
   Meet();
   if (rank() == 0) Calls().Begin();
-  EXPECT_TRUE(Await([&](Stream& s) { return communicator->Exchange(0, 0, {}, s); }).ok());
-  const absl::Status status = Await([&](Stream& s) { return communicator->AwaitSlices(0, 0, s); });
+  const absl::Status status = AwaitBoth([&](Stream& s) { return communicator->Exchange(0, 0, {}, s); },
+                                        [&](Stream& s) { return communicator->AwaitSlices(0, 0, s); });
   Calls().End();
   EXPECT_EQ(CauseOf(status), absl::StatusCode::kInternal) << status;
   EXPECT_EQ(status.code(), rank() == 0 ? absl::StatusCode::kInternal : absl::StatusCode::kAborted);
@@ -215,8 +215,8 @@ TEST_F(MpiCallsTest, AMessageOfAnotherLengthIsNamedWithBoth) {
   ASSERT_TRUE(communicator->Allocate({.buckets = {&bucket, 1}}).ok());
   Meet();
   if (rank() == 1) Calls().Shorten(24);
-  EXPECT_TRUE(Await([&](Stream& s) { return communicator->Publish(0, 0, s); }).ok());
-  const absl::Status status = Await([&](Stream& s) { return communicator->AwaitPublished(0, 0, s); });
+  const absl::Status status = AwaitBoth([&](Stream& s) { return communicator->Publish(0, 0, s); },
+                                        [&](Stream& s) { return communicator->AwaitPublished(0, 0, s); });
   for (int i = 0; i < 10'000 && communicator->AsyncStatus().ok(); ++i) SleepMs(1);
   Meet();
   Calls().Shorten(0);

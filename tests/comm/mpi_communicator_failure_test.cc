@@ -164,16 +164,17 @@ TEST_F(MpiCommunicatorFailureTest, AStoppedFirstMemberIsNamedByTheOthers) {
   const auto pids = rendezvous().AllGatherBytes("pids", absl::StrCat(getpid()), kLong);
   ASSERT_TRUE(pids.ok()) << pids.status();
   Meet();
+  const pid_t first = std::stoi((*pids)[0]);
+  const bool is_last = rank() == world_size() - 1;
+  if (is_last) kill(first, SIGSTOP);
   if (rank() != 0) {
-    const pid_t first = std::stoi((*pids)[0]);
-    kill(first, SIGSTOP);
     SmallReduction reduction;
     EXPECT_EQ(Await([&](Stream& s) { return communicator->AllReduceSmall(&reduction, s); }),
               absl::DeadlineExceededError("AllReduceSmall number 0: rank 0 did not arrive within 150ms"));
-    if (rank() == world_size() - 1) {
-      SleepMs(500);  // the others are through
-      kill(first, SIGCONT);
-    }
+  }
+  if (is_last) {
+    SleepMs(500);  // the others are through
+    kill(first, SIGCONT);
   }
   Meet();
 }
@@ -213,8 +214,11 @@ TEST_F(MpiCommunicatorFailureTest, RanksThatSendOtherLengthsEndAllWithTheOperati
   const std::vector<float> values(static_cast<size_t>(512 * world_size()));
   const Slice contribution{.data = values.data(), .dtype = rank() == 0 ? DType::kFp32 : DType::kBf16};
   Meet();
-  EXPECT_TRUE(Await([&](Stream& s) { return communicator->Exchange(0, 0, {&contribution, 1}, s); }).ok());
-  const absl::Status status = Await([&](Stream& s) { return communicator->AwaitSlices(0, 0, s); });
+  const absl::Status status = AwaitBoth(
+      [&](Stream& s) {
+        return communicator->Exchange(0, 0, {&contribution, 1}, s);
+      },
+      [&](Stream& s) { return communicator->AwaitSlices(0, 0, s); });
   EXPECT_FALSE(status.ok());
   EXPECT_EQ(CauseOf(status), absl::StatusCode::kInternal) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("Exchange of bucket 0, micro-step 0"));

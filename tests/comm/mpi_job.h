@@ -46,6 +46,14 @@ inline absl::Status Await(const std::function<absl::Status(Stream&)>& enqueue) {
   return enqueued.ok() ? stream.Synchronize(stream.Record()) : enqueued;
 }
 
+/// Both of them, one after the other on a stream of their own: the first error. For a rank that may hear of a failure
+/// before it begins.
+inline absl::Status AwaitBoth(const std::function<absl::Status(Stream&)>& first,
+                              const std::function<absl::Status(Stream&)>& second) {
+  const absl::Status status = Await(first);
+  return status.ok() ? Await(second) : status;
+}
+
 /// Trains and compares with the serial loop. `communicator` has been allocated for `load`.
 inline void TrainAndCompare(Communicator& communicator, const ContractLoad& load, int64_t steps) {
   ContractTrainer trainer(communicator, load);
