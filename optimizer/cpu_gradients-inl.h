@@ -2,7 +2,7 @@
 // namespace, after cpu_vectors-inl.h.
 
 // Elements that are summed before something is done with the sums: few enough to stay in the first cache.
-inline constexpr int64_t kChunkElements = 256;
+inline constexpr int64_t kChunkElements = 512;
 
 // Sums elements [origin, origin + elements) of the shard, and returns where the s are: `sums`, which has room for as
 // many, or an array of the schedule. `group`, where not nullptr, gets p.
@@ -47,6 +47,17 @@ const float* SumNothing(const SumSchedule& schedule, int64_t origin, int64_t /*e
   return schedule.accumulator + origin;
 }
 
+// Of an array that is only read. Half a line at a time: where each load is a whole one, prefetchers lose the track.
+HWY_INLINE V LoadOnce(const Bf16* from) { return LoadBf16(from); }
+HWY_INLINE V LoadOnce(const float* from) {
+#if HWY_TARGET == HWY_AVX3
+  const hn::Half<FloatTag> half;
+  return {hn::Combine(FloatTag(), hn::LoadU(half, from + kFloats / 2), hn::LoadU(half, from))};
+#else
+  return LoadFloats(from);
+#endif
+}
+
 // The common case: kSlices slices of one type T, no groups.
 template <typename T, int kSlices, bool kAccumulator>
 const float* SumAlike(const SumSchedule& schedule, int64_t origin, int64_t elements, float* sums, float* /*group*/) {
@@ -56,7 +67,9 @@ const float* SumAlike(const SumSchedule& schedule, int64_t origin, int64_t eleme
   int64_t i = 0;
   for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
     V sum = kAccumulator ? LoadFloats(accumulator + i) : Broadcast(0.0f);
-    for (int j = 0; j < kSlices; ++j) sum = sum + Load(data[j] + i);
+    for (int j = 0; j < kSlices; ++j) {
+      sum = sum + LoadOnce(data[j] + i);
+    }
     StoreFloats(sum, sums + i);
   }
   if (i < elements) SumTail(schedule, origin, i, elements, sums, nullptr);
@@ -86,8 +99,8 @@ HWY_INLINE void SumVectors(const SumSchedule& schedule, int64_t index, float* su
     V values[kVectors];
     for (size_t v = 0; v < kVectors; ++v) {
       const int64_t at = index + static_cast<int64_t>(v * kFloats);
-      values[v] = addition.dtype == DType::kFp32 ? Load(static_cast<const float*>(addition.data) + at)
-                                                 : Load(static_cast<const Bf16*>(addition.data) + at);
+      values[v] = addition.dtype == DType::kFp32 ? LoadOnce(static_cast<const float*>(addition.data) + at)
+                                                 : LoadOnce(static_cast<const Bf16*>(addition.data) + at);
     }
     if (addition.to_group) {
       for (size_t v = 0; v < kVectors; ++v) p[v] = p[v] + values[v];

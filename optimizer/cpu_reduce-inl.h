@@ -6,6 +6,25 @@ inline constexpr int64_t kLanes = 32;  // of the norm
 inline constexpr int32_t kInfinityBits = 0x7f800000;
 static_assert(kBlock % kChunkElements == 0 && kChunkElements % kLanes == 0 && kLanes % kFloats == 0);
 
+// Where sums are asked for. What was not read from there, and is read next by Update when all buckets are done or by
+// another rank, is of no use for a cache.
+struct SumsTo {
+  HWY_INLINE SumsTo() = default;
+  HWY_INLINE SumsTo(float* to, bool was_read)
+      : out(to), past_caches(!was_read && Aligned(to, kFloats * sizeof(float))) {}
+
+  float* out = nullptr;
+  bool past_caches = false;
+};
+
+HWY_INLINE void StoreSums(const float* sums, int64_t elements, const SumsTo& to) {
+  int64_t i = 0;
+  for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
+    StoreFloats(LoadFloats(sums + i), to.past_caches, to.out + i);
+  }
+  std::copy(sums + i, sums + elements, to.out + i);
+}
+
 // What a block's sums have in common: the 32 lanes of squares, the largest magnitude.
 class BlockScan {
  public:
@@ -13,15 +32,18 @@ class BlockScan {
     for (auto& lanes : squares_) lanes = hn::Zero(DoubleTag());
   }
 
-  // Sums of the block, from a multiple of kLanes on; `elements` is one too. Whether all of them are finite.
+  // Sums of the block, from a multiple of kLanes on; `elements` is one too. They go to `to` as well, unless it is
+  // nowhere. Whether all of them are finite.
   template <bool kNorm>
-  HWY_INLINE bool Scan(const float* sums, int64_t elements) {
+  HWY_INLINE bool Scan(const float* sums, int64_t elements, const SumsTo& to) {
     auto max_abs = hn::Zero(Int32Tag());
     for (int64_t i = 0; i < elements; i += kLanes) {
       for (size_t v = 0; v < kLanes / kFloats; ++v) {
-        const V values = LoadFloats(sums + i + v * kFloats);
+        const int64_t at = i + static_cast<int64_t>(v * kFloats);
+        const V values = LoadFloats(sums + at);
         max_abs = hn::Max(max_abs, AbsBits(values));
         if (kNorm) AddToNorm(v, values);
+        if (to.out != nullptr) StoreFloats(values, to.past_caches, to.out + at);
       }
     }
     max_abs_ = hn::Max(max_abs_, max_abs);
@@ -62,17 +84,6 @@ class BlockScan {
   hn::Vec<Int32Tag> max_abs_ = hn::Zero(Int32Tag());
 };
 
-// Copies sums to where they were asked for. What was not read from there, and is read next by Update when all buckets
-// are done or by another rank, is of no use for a cache.
-HWY_INLINE void StoreSums(const float* sums, int64_t elements, bool was_read, float* out) {
-  const bool past_caches = !was_read && Aligned(out, kFloats * sizeof(float));
-  int64_t i = 0;
-  for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
-    StoreFloats(LoadFloats(sums + i), past_caches, out + i);
-  }
-  std::copy(sums + i, sums + elements, out + i);
-}
-
 HWY_INLINE void StoreRounded(const float* sums, int64_t elements, Bf16* out) {
   const bool past_caches = Aligned(out, kPairElements * sizeof(Bf16));
   int64_t i = 0;
@@ -106,23 +117,23 @@ class ReduceKernel {
   HWY_INLINE void Chunk(int64_t begin, int64_t elements, BlockScan* block) {
     const int64_t origin = segment_.shard_begin_element + begin;
     const float* sums = sum_(schedule_, origin, elements, sums_, schedule_.open_at_end ? group_ : nullptr);
-    // Before anything is written where the search reads.
-    if (scan_ != nullptr && !Look(&sums, elements, block)) {
+    float* const out = args_.accumulator_out == nullptr ? nullptr : args_.accumulator_out + origin;
+    const bool in_place = args_.accumulator_out == schedule_.accumulator;
+    // Nothing is written yet where the search reads.
+    const bool stores = out != nullptr && !in_place && scan_ != nullptr && elements % kLanes == 0;
+    if (scan_ != nullptr && !Look(&sums, elements, stores ? SumsTo(out, false) : SumsTo(), block)) {
       FindNonFinite(schedule_, segment_, begin, elements, scan_);
     }
-    if (args_.accumulator_out != nullptr) {
-      const bool was_read = args_.accumulator_out == schedule_.accumulator;
-      StoreSums(sums, elements, was_read, args_.accumulator_out + origin);
-    }
+    if (out != nullptr && !stores) StoreSums(sums, elements, SumsTo(out, in_place));
     if (args_.group_accumulator_out != nullptr) {
       const bool was_read = args_.group_accumulator_out == schedule_.group_accumulator;
-      StoreSums(group_, elements, was_read, args_.group_accumulator_out + origin);
+      StoreSums(group_, elements, SumsTo(args_.group_accumulator_out + origin, was_read));
     }
     if (args_.rounded_out != nullptr) StoreRounded(sums, elements, args_.rounded_out + origin);
   }
 
   // Whether the sums are finite, and what is open in the end.
-  HWY_INLINE bool Look(const float** sums, int64_t elements, BlockScan* block) {
+  HWY_INLINE bool Look(const float** sums, int64_t elements, const SumsTo& to, BlockScan* block) {
     // The end of a parameter: a zero's square changes no lane.
     const int64_t whole_lanes = (elements + kLanes - 1) / kLanes * kLanes;
     if (elements < whole_lanes) {
@@ -131,8 +142,9 @@ class ReduceKernel {
       std::fill(group_ + elements, group_ + whole_lanes, 0.0f);
       *sums = sums_;
     }
-    bool finite = args_.take_norm ? block->Scan<true>(*sums, whole_lanes) : block->Scan<false>(*sums, whole_lanes);
-    if (schedule_.open_at_end) finite = BlockScan().Scan<false>(group_, whole_lanes) && finite;
+    bool finite =
+        args_.take_norm ? block->Scan<true>(*sums, whole_lanes, to) : block->Scan<false>(*sums, whole_lanes, to);
+    if (schedule_.open_at_end) finite = BlockScan().Scan<false>(group_, whole_lanes, SumsTo()) && finite;
     return finite;
   }
 

@@ -31,8 +31,6 @@ HWY_INLINE V LoadBf16(const Bf16* from) {
   return {hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(Uint32Tag(), halves)))};
 }
 
-HWY_INLINE V Load(const float* from) { return LoadFloats(from); }
-HWY_INLINE V Load(const Bf16* from) { return LoadBf16(from); }
 HWY_INLINE float ToFloat(float value) { return value; }
 using shardstep::ToFloat;
 
