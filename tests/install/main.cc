@@ -33,7 +33,7 @@ absl::Status Backward(ShardedOptimizer& optimizer, int p) {
 absl::Status Train(Rendezvous& rendezvous) {
   SHARDSTEP_ASSIGN_OR_RETURN(auto communicator, CreateShmCommunicator(rendezvous, {}));
   OptimizerOptions options;
-  options.groups[0].weight_decay = 0;
+  options.groups[0].rule = AdamWOptions{.weight_decay = 0};
   const std::vector<ParameterSpec> parameters = {{.name = "matrix", .shape = {50, 90}},
                                                  {.name = "bias", .shape = {90}}};
   SHARDSTEP_ASSIGN_OR_RETURN(auto optimizer,

@@ -49,7 +49,9 @@ for _ in $(seq 600); do
   sleep 0.05
 done
 pkill -KILL -P "${pids[1]}" || fail "there was nothing to kill: $(cat "$work/rank1")"
-ended 0 75 "rank 1"
+ended 0 75
+grep -qE 'rank 1|ranks 0, 1 did not arrive' <<<"$said" || fail "rank 1 died, and is not named: $said"
+echo "ended with 75: one rank of two killed"
 steps=10
 
 # A port that is no number.
