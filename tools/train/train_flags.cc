@@ -171,7 +171,7 @@ std::string TrainHelp() {
   std::string text =
       "shardstep_train: trains a byte-level GPT on a file, on as many ranks as mpirun starts.\n\n"
       "  --options FILE            options in protobuf text format, message Train of proto/train.proto\n"
-      "  --set PATH=VALUE          overrides one field, e.g. --set optimizer.group[1].adamw.beta2=0.95\n"
+      "  --set PATH=VALUE          overrides one field, e.g. --set optimizer.group[0].adamw.beta2=0.95\n"
       "  --help                    this text\n\n"
       "Shorthands, each for the path in brackets; flags override the file. Parameter group 0 is the matrices; group "
       "1,\n"
