@@ -82,6 +82,8 @@ TEST(ReferenceTest, PartialSumsAndMixedDtypesEqualTheOracle) {
                                    .closes = closes,
                                    .seed = seed};
       ASSERT_TRUE(JudgedByOracle(KernelCase(options)));
+      options.slices.pop_back();
+      ASSERT_TRUE(JudgedByOracle(KernelCase(options))) << "a whole group is the last";
       options.slices = local;
       ASSERT_TRUE(JudgedByOracle(KernelCase(options)));
       options.slices = hosts;

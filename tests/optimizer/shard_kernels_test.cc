@@ -121,8 +121,10 @@ TEST_P(EveryTargetTest, EqualsTheReferenceForPartialSumsAndMixedDtypes) {
   for (const int64_t sum_group : {1, 2}) {
     for (const Values values : {Values::kPlain, Values::kNasty}) {
       for (const bool closes : {false, true}) {
+        // With the first three, a whole group is the last.
+        const int count = values == Values::kPlain ? 3 : 5;
         const KernelCase start({.sizes = {3000, 77},
-                                .slices = slices,
+                                .slices = {slices.begin(), slices.begin() + count},
                                 .values = values,
                                 .accumulator = AccumulatorUse::kInPlace,
                                 .sum_group = sum_group,
