@@ -225,7 +225,8 @@ absl::Status ShardedOptimizer::Impl::Initialize(const FillMaster& fill) {
 absl::Status ShardedOptimizer::Impl::FinishModel(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Agree(call, absl::OkStatus()));
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->TakeOverGroups());
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->ShareWeights(AllBuckets(layout_)));
+  // All leave together: who aborts next ends nobody's share of this.
+  SHARDSTEP_RETURN_IF_ERROR(Agree(call, scheduler_->ShareWeights(AllBuckets(layout_))));
   initialized_ = true;
   return absl::OkStatus();
 }
@@ -252,7 +253,7 @@ absl::Status ShardedOptimizer::Impl::SetTypedWeights(absl::string_view parameter
   std::vector<float> master;
   for (const T value : values) master.push_back(AsFloat(value));
   model_.SetParameter(owner, master);
-  return scheduler_->ShareWeights(layout_.buckets_of(owner));
+  return Agree("SetWeights", scheduler_->ShareWeights(layout_.buckets_of(owner)));
 }
 
 absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {

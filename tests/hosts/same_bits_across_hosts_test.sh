@@ -76,7 +76,9 @@ done
 "$hosts" mpirun "$id" 2 "$job" 3 400000 late=3 >"$work/out" 2>&1 || fail "late rank: ended with $?: $(cat "$work/out")"
 grep '^others done' "$work/out"
 
+# Some 2 MB per host and step at 100 Mbit/s: ten seconds without the flap, on however fast a machine.
 long=$(digest "$mpirun" 4 "$job" 60 400000)
+"$hosts" slow "$id" 1 100mbit
 "$hosts" mpirun "$id" 2 "$job" 60 400000 >"$work/flap" 2>&1 &
 running=$!
 sleep 4
