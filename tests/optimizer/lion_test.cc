@@ -56,8 +56,7 @@ TEST(LionTest, SignOfZerosDenormalsAndNan) {
   const float denormal = std::numeric_limits<float>::denorm_min();
   const float infinity = std::numeric_limits<float>::infinity();
   const std::vector<float> moments = {0.0f, -0.0f, denormal, -denormal, infinity, -infinity, NAN};
-  TrainedParameter trained({.rule = LionOptions{.beta1 = 1, .beta2 = 0.5}},
-                           {2.0f, 3.0f, 2.0f, 2.0f, 2.0f, 2.0f, 2.0f});
+  TrainedParameter trained({.rule = LionOptions{.beta1 = 1, .beta2 = 0.5}}, {2.0f, 3.0f, 2.0f, 2.0f, 2.0f, 2.0f, 2.0f});
   trained.first_moment = moments;
   trained.Step(1, 1.0, 1, std::vector<Bf16>(moments.size()));
   const std::vector<float> expected = {2.0f, 3.0f, 1.0f, 3.0f, 1.0f, 3.0f};

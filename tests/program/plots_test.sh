@@ -24,10 +24,7 @@ ends_with 74 env PATH="$work/bin:$PATH" "${job[@]}" --plot "$work/run"
 says "$work/run.gp"
 says "digest weights="
 
-if ! command -v gnuplot >/dev/null; then
-  echo "not drawn: there is no gnuplot here"
-  exit 0
-fi
+command -v gnuplot >/dev/null || fail "no gnuplot: deploy/packages.txt has it"
 rm "$work"/run.*
 plain=$(digest "${job[@]}")
 mkdir "$work/it's"
