@@ -78,8 +78,10 @@ std::string DescribeWire(const HostMap& map, const ShardLayout& layout, const st
                                   Megabytes(WireBytesPerHost(map, layout, active, options, micro_steps).weight_bytes),
                                   ", gradients ", gradients(options.host_sum, options.sum_group, options.accumulation));
   absl::StrAppend(&text, "; by mode: exact ", gradients(HostSum::kExact, 1, Accumulation::kSharded));
-  absl::StrAppend(&text, ", sum_group ", whole_host, " ",
-                  gradients(HostSum::kExact, whole_host, Accumulation::kSharded));
+  if (whole_host > 1) {
+    absl::StrAppend(&text, ", sum_group ", whole_host, " ",
+                    gradients(HostSum::kExact, whole_host, Accumulation::kSharded));
+  }
   absl::StrAppend(&text, ", host_sum ROUNDED ", gradients(HostSum::kRounded, 1, Accumulation::kSharded));
   absl::StrAppend(&text, ", accumulation LOCAL ", gradients(HostSum::kExact, 1, Accumulation::kLocal));
   return text;

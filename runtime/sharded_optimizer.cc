@@ -94,8 +94,11 @@ const ParameterGroups& ShardedOptimizer::groups() const { return impl_->groups_;
 MemoryEstimate ShardedOptimizer::memory() const { return impl_->Memory(); }
 std::string ShardedOptimizer::DescribeWire() const {
   const StepPlanInput& input = impl_->scheduler_->plan().input;
-  return shardstep::DescribeWire(impl_->communicators_.map, impl_->layout_, input.active, impl_->options_,
-                                 input.micro_steps);
+  HostMap map = impl_->communicators_.map;
+  // One level over a network: every rank is as good as a host.
+  const bool over_network = impl_->communicators_.network == nullptr && !impl_->host().traits().slices_persist;
+  for (int rank = 0; over_network && rank < world_size(); ++rank) map.hosts.push_back({rank});
+  return shardstep::DescribeWire(map, impl_->layout_, input.active, impl_->options_, input.micro_steps);
 }
 int ShardedOptimizer::rank() const { return impl_->rendezvous_->rank(); }
 int ShardedOptimizer::world_size() const { return impl_->layout_.world_size(); }

@@ -174,7 +174,11 @@ absl::Status ShardedOptimizer::Impl::ChangeGroups(absl::string_view call, const 
   if (status.ok()) status = Annotate(change(changed), call);
   SHARDSTEP_RETURN_IF_ERROR(Agree(call, status));
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, call, what, kMeetingDeadline));
-  SHARDSTEP_RETURN_IF_ERROR(Agree(call, MakeStateFor(changed)));
+  const absl::Status made = Agree(call, MakeStateFor(changed));
+  if (!made.ok()) {
+    DropUnusedState();
+    return made;
+  }
   std::vector<int> thawed, frozen;
   for (int p = 0; p < layout_.parameter_count(); ++p) {
     if (changed.frozen(p) == groups_.frozen(p) || layout_.owner(p) != p) continue;
@@ -182,10 +186,11 @@ absl::Status ShardedOptimizer::Impl::ChangeGroups(absl::string_view call, const 
   }
   for (const int p : thawed) changed.SetBeginAppliedStep(p, scheduler_->counters().applied_steps);
   groups_ = std::move(changed);
-  return TakeOver(frozen, thawed);
+  // All leave together: a master is written with the weights that others will read.
+  return Agree(call, TakeOver(frozen, thawed));
 }
 
-// State for buckets of which something is no longer frozen. What is made for nothing when a rank fails stays unused.
+// State for buckets of which something is no longer frozen.
 absl::Status ShardedOptimizer::Impl::MakeStateFor(const ParameterGroups& changed) {
   for (int b = 0; b < layout_.bucket_count(); ++b) {
     if (!changed.active(b) || groups_.active(b)) continue;
@@ -202,10 +207,14 @@ absl::Status ShardedOptimizer::Impl::TakeOver(const std::vector<int>& frozen, co
   for (const int p : frozen) model_.MasterFromWeights(p);
   for (const int p : frozen) model_.ZeroMoments(p);
   for (const int p : thawed) model_.ZeroMoments(p);
+  DropUnusedState();
+  return scheduler_->TakeOverGroups();
+}
+
+void ShardedOptimizer::Impl::DropUnusedState() {
   for (int b = 0; b < layout_.bucket_count(); ++b) {
     if (!groups_.active(b)) state_.Freeze(b);
   }
-  return scheduler_->TakeOverGroups();
 }
 
 // ---- The model as a whole ----------------------------------------------------------------------------------------

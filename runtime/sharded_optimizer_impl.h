@@ -63,9 +63,10 @@ class ShardedOptimizer::Impl {
   // `change` works on a copy of the groups, which takes their place once all ranks succeeded and agree.
   absl::Status ChangeGroups(absl::string_view call, const std::string& what,
                             absl::FunctionRef<absl::Status(ParameterGroups&)> change);
-  // State for buckets of which something is no longer frozen. What is made for nothing when a rank fails stays unused.
+  // State for buckets of which something is no longer frozen.
   absl::Status MakeStateFor(const ParameterGroups& changed);
   absl::Status TakeOver(const std::vector<int>& frozen, const std::vector<int>& thawed);
+  void DropUnusedState();
 
   // ---- The model as a whole ----------------------------------------------------------------------------------------
   absl::Status Initialize(const FillMaster& fill);

@@ -138,11 +138,13 @@ int Run(int argc, char** argv) {
   LateRank late(&arguments, rank);
   late.UseLevels(levels->host.get());
   job.after_steps = [&](ShardedOptimizer& optimizer) {
-    if (rank != 0 || map.host_count() == 0) return;
+    if (rank != 0) return;
+    const std::string wire = optimizer.DescribeWire();
+    if (!wire.empty()) std::printf("%s\n", wire.c_str());
+    if (map.host_count() == 0) return;
     const std::vector<bool> active(optimizer.layout().bucket_count(), true);
     const WireBytes bytes = WireBytesPerHost(map, optimizer.layout(), active, job.options, job.micro_steps());
     std::printf("plan %lld\n", static_cast<long long>(bytes.gradient_bytes + bytes.weight_bytes + bytes.small_bytes));
-    std::printf("%s\n", optimizer.DescribeWire().c_str());
   };
   const TrainingResult result = RunRank(job, *std::move(levels), **rendezvous);
   EXPECT_TRUE(late.OthersWereDone(**rendezvous));

@@ -41,6 +41,8 @@ alone=$(digest "$mpirun" 1 "$job" 5 20000)
 same "1x4" "$alone" "$(digest "$mpirun" 4 "$job" 5 20000)"
 same "2x2" "$alone" "$(digest "$hosts" run 2 2 "$job" 5 20000)"
 same "4x1" "$alone" "$(digest "$hosts" run 4 1 "$job" 5 20000)"
+grep -q '^between 4 hosts, per host and step: weights .* gradients .*; by mode: ' "$work/out" ||
+  fail "4x1: it does not say what travels: $(cat "$work/out")"
 same "2x2, a copy of the weights per rank" "$alone" "$(digest "$hosts" run 2 2 "$job" 5 20000 private)"
 
 groups=$(digest "$mpirun" 1 "$job" 5 20000 sum_group=2)
