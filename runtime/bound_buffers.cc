@@ -48,6 +48,11 @@ absl::Status BoundBuffers::Check(What what, int p, BufferView buffer) const {
         absl::StrCat("the buffer for the ", Word(what), " of \"", spec.name, "\" ", why...));
   };
   if (layout_->owner(p) != p) return refuse("cannot be bound: it is tied to \"", spec.tied_to, "\"; bind that one's");
+  for (int q = 0; what == What::kGradient && q < layout_->parameter_count(); ++q) {
+    // Whoever is ready second adds to what the first has written, which a copy would lose.
+    if (q != p && layout_->owner(q) == p)
+      return refuse("cannot be bound: \"", layout_->parameter(q).name, "\" is tied to it");
+  }
   const int64_t size_bytes = layout_->elements(p) * SizeBytes(dtype);
   if (buffer.size_bytes != size_bytes) return refuse("has ", buffer.size_bytes, " bytes, not ", size_bytes);
   if (reinterpret_cast<uintptr_t>(buffer.data) % static_cast<uintptr_t>(SizeBytes(dtype)) != 0) {

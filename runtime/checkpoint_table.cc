@@ -18,12 +18,6 @@ bool SameMoments(const UpdateKind& a, const UpdateKind& b) {
   return a.rule == b.rule && a.has_first_moment() == b.has_first_moment();
 }
 
-// Whether a bucket that holds elements of p rounds its master.
-bool RoundsMaster(const ShardLayout& layout, const StateAccess& state, int p) {
-  const absl::Span<const int> buckets = layout.buckets_of(p);
-  return std::any_of(buckets.begin(), buckets.end(), [&](int b) { return state.RoundsMaster(b); });
-}
-
 // What is saved of p's master: nothing beyond the weights unless some bucket keeps more.
 Master SavedMaster(const ShardLayout& layout, const StateAccess& state, int p, const UpdateKind& update) {
   if (layout.parameter(p).weight_dtype == DType::kFp32) return Master::kNone;
@@ -116,7 +110,8 @@ class Matcher {
     const std::string name = absl::StrCat("\"", saved.name, "\"");
     if (saved.frozen && !now.frozen) thawed_.push_back(name);
     if (!saved.frozen && now.frozen) frozen_.push_back(name);
-    if (saved.update.master != Master::kNone && RoundsMaster(layout_, state_, p)) rounded_.push_back(name);
+    const bool rounds = now.frozen && layout_.elements(p) > 0 && layout_.parameter(p).weight_dtype == DType::kBf16;
+    if (saved.update.master != Master::kNone && !saved.frozen && rounds) rounded_.push_back(name);
   }
 
   std::vector<std::string> Warnings() const {

@@ -42,7 +42,7 @@ HostContributions PlanContributions(const HostMap& map, const OptimizerOptions& 
 }
 
 // Each host keeps 1/H of every bucket and sends the rest of it, once per contribution; of weights it sends its own part
-// to every other host. The small all-reduce goes up to the first host and down again, rail by rail.
+// to every other host. The small all-reduce goes up to the first host, and from there to every other, rail by rail.
 WireBytes WireBytesPerHost(const HostMap& map, const ShardLayout& layout, const std::vector<bool>& active,
                            const OptimizerOptions& options, int64_t micro_steps) {
   WireBytes bytes;
@@ -59,12 +59,12 @@ WireBytes WireBytesPerHost(const HostMap& map, const ShardLayout& layout, const 
     bytes.gradient_bytes += (hosts - 1) * host_elements * element_bytes * plan.count() * (local ? 1 : micro_steps);
     bytes.weight_bytes += (hosts - 1) * host_elements * SizeBytes(layout.kind(b).weight_dtype);
   }
-  bytes.small_bytes = ranks * static_cast<int64_t>(sizeof(SmallReduction));
+  bytes.small_bytes = (hosts - 1) * ranks * static_cast<int64_t>(sizeof(SmallReduction));
   return bytes;
 }
 
-std::string DescribeWire(const HostMap& map, const ShardLayout& layout, const std::vector<bool>& active,
-                         const OptimizerOptions& options, int64_t micro_steps) {
+std::string DescribeWire(absl::string_view unit, const HostMap& map, const ShardLayout& layout,
+                         const std::vector<bool>& active, const OptimizerOptions& options, int64_t micro_steps) {
   if (map.host_count() < 2) return "";
   const auto gradients = [&](HostSum host_sum, int64_t sum_group, Accumulation accumulation) {
     OptimizerOptions other = options;
@@ -74,7 +74,7 @@ std::string DescribeWire(const HostMap& map, const ShardLayout& layout, const st
     return Megabytes(WireBytesPerHost(map, layout, active, other, micro_steps).gradient_bytes);
   };
   const int64_t whole_host = map.ranks_per_host();
-  std::string text = absl::StrCat("between ", map.host_count(), " hosts, per host and step: weights ",
+  std::string text = absl::StrCat("between ", map.host_count(), " ", unit, "s, per ", unit, " and step: weights ",
                                   Megabytes(WireBytesPerHost(map, layout, active, options, micro_steps).weight_bytes),
                                   ", gradients ", gradients(options.host_sum, options.sum_group, options.accumulation));
   absl::StrAppend(&text, "; by mode: exact ", gradients(HostSum::kExact, 1, Accumulation::kSharded));

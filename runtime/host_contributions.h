@@ -38,21 +38,20 @@ struct HostContributions {
 /// that is fewer bytes or as many; a host's rounded sum by host_sum; else single gradients.
 HostContributions PlanContributions(const HostMap& map, const OptimizerOptions& options);
 
-/// Bytes that leave each host per step and direction, between hosts. Exact: what is sent, without what the network
-/// adds.
+/// Bytes that leave each host per step and direction, between hosts: what is sent, without what the network adds.
 struct WireBytes {
   int64_t gradient_bytes = 0;
   int64_t weight_bytes = 0;
-  int64_t small_bytes = 0;  ///< of the decision
+  int64_t small_bytes = 0;  ///< of the decision; the first host's, which are the most
 };
 /// Of a job on `map` with the layout's parameters, where `moves` says for each bucket whether it is active.
 WireBytes WireBytesPerHost(const HostMap& map, const ShardLayout& layout, const std::vector<bool>& active,
                            const OptimizerOptions& options, int64_t micro_steps);
 
-/// "between hosts, per host and step: gradients 12.3 MB (exact), ..., weights 1.5 MB": what each mode would send, with
-/// the one in use marked. Empty with one host.
-std::string DescribeWire(const HostMap& map, const ShardLayout& layout, const std::vector<bool>& active,
-                         const OptimizerOptions& options, int64_t micro_steps);
+/// "between 2 hosts, per host and step: weights 1.5 MB, gradients 12.3 MB; by mode: exact 12.3 MB, ...": what is sent,
+/// and what each mode would send. Empty with one host. `unit`: "rank" where every rank is as good as a host.
+std::string DescribeWire(absl::string_view unit, const HostMap& map, const ShardLayout& layout,
+                         const std::vector<bool>& active, const OptimizerOptions& options, int64_t micro_steps);
 
 }  // namespace shardstep
 

@@ -13,14 +13,15 @@ int64_t TransitBytes(const OptimizerOptions& options, const ShardLayout& layout,
                      const LevelTraits& traits, bool local_sums) {
   const CommunicatorTraits& outer = traits.network ? *traits.network : traits.host;
   if (outer.slices_persist || layout.world_size() == 1) return 0;
-  int64_t largest_shard = 0;
-  for (int b = 0; b < layout.bucket_count(); ++b) largest_shard = std::max(largest_shard, layout.shard_elements(b));
-  const int64_t element_bytes = SizeBytes(local_sums ? DType::kFp32 : DType::kBf16);
-  if (!traits.network) return outer.landing_buckets * (layout.world_size() - 1) * largest_shard * element_bytes;
-  const HostContributions plan = PlanContributions(map, options);
-  const int64_t contribution_bytes = plan.sums ? SizeBytes(plan.SumDtype(DType::kBf16)) : element_bytes;
-  const int64_t landing_bytes =
-      outer.landing_buckets * (map.host_count() - 1) * plan.count() * largest_shard * contribution_bytes;
+  const HostContributions plan = traits.network ? PlanContributions(map, options) : HostContributions();
+  int64_t largest_bytes = 0;  // of one slice of a shard
+  for (int b = 0; b < layout.bucket_count(); ++b) {
+    const DType dtype = local_sums ? DType::kFp32 : layout.kind(b).gradient_dtype;
+    largest_bytes =
+        std::max(largest_bytes, layout.shard_elements(b) * SizeBytes(plan.sums ? plan.SumDtype(dtype) : dtype));
+  }
+  if (!traits.network) return outer.landing_buckets * (layout.world_size() - 1) * largest_bytes;
+  const int64_t landing_bytes = outer.landing_buckets * (map.host_count() - 1) * plan.count() * largest_bytes;
   return landing_bytes + HostSumBytes(layout, map, plan, outer.landing_buckets);
 }
 

@@ -16,7 +16,6 @@
 namespace shardstep {
 namespace {
 
-constexpr int64_t kMaxGroups = 1024;
 constexpr int64_t kMaxBucketBytes = int64_t{1} << 40;
 constexpr int64_t kMaxUpdateThreads = 1024;
 constexpr double kMaxDeadlineSeconds = 30 * 86400;

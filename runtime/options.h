@@ -45,6 +45,9 @@ struct OptimizerOptions {
 /// InvalidArgument names the first bad field by its path in the text file ("group[1].beta2 = nan: ...").
 absl::Status ValidateOptions(const OptimizerOptions& options);
 
+/// As many as there may be, those that are added later included.
+inline constexpr int64_t kMaxGroups = 1024;
+
 /// InvalidArgument names the bad field, as of group number `group`.
 absl::Status ValidateGroup(size_t group, const GroupOptions& options);
 

@@ -33,6 +33,10 @@ absl::Status ParameterGroups::SetGroup(int group, const GroupOptions& options) {
 
 absl::StatusOr<int> ParameterGroups::AddGroup(const GroupOptions& options) {
   SHARDSTEP_RETURN_IF_ERROR(ValidateGroup(groups_.size(), options));
+  if (static_cast<int64_t>(groups_.size()) == kMaxGroups) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("number of groups = ", kMaxGroups + 1, ": must be at most ", kMaxGroups));
+  }
   groups_.push_back(options);
   return static_cast<int>(groups_.size()) - 1;
 }

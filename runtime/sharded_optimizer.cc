@@ -98,7 +98,8 @@ std::string ShardedOptimizer::DescribeWire() const {
   // One level over a network: every rank is as good as a host.
   const bool over_network = impl_->communicators_.network == nullptr && !impl_->host().traits().slices_persist;
   for (int rank = 0; over_network && rank < world_size(); ++rank) map.hosts.push_back({rank});
-  return shardstep::DescribeWire(map, impl_->layout_, input.active, impl_->options_, input.micro_steps);
+  return shardstep::DescribeWire(over_network ? "rank" : "host", map, impl_->layout_, input.active, impl_->options_,
+                                 input.micro_steps);
 }
 int ShardedOptimizer::rank() const { return impl_->rendezvous_->rank(); }
 int ShardedOptimizer::world_size() const { return impl_->layout_.world_size(); }
@@ -132,7 +133,7 @@ absl::Status ShardedOptimizer::BindWeights(int p, BufferView buffer) {
 
 absl::Status ShardedOptimizer::Initialize(const FillMaster& fill) { return impl_->Initialize(fill); }
 
-absl::Status ShardedOptimizer::GradientWritable(int p) { return impl_->scheduler_->GradientWritable(p); }
+absl::Status ShardedOptimizer::GradientWritable(int p) { return impl_->GradientWritable(p); }
 absl::Status ShardedOptimizer::GradientReady(int p) { return impl_->GradientReady(p); }
 absl::Status ShardedOptimizer::EndMicroStep() { return impl_->scheduler_->EndMicroStep(); }
 absl::Status ShardedOptimizer::SetMicroSteps(int64_t micro_steps) { return impl_->SetMicroSteps(micro_steps); }

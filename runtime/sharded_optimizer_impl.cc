@@ -113,15 +113,17 @@ absl::Status ShardedOptimizer::Impl::AllocateArenas(bool local_sums) {
   const std::vector<BucketExtent> extents = HostExtents(layout_, map, local_sums);
   SHARDSTEP_RETURN_IF_ERROR(
       host().Allocate({.buckets = extents, .private_weights = options_.weights == WeightCopies::kPrivate}));
+  if (communicators_.network != nullptr) {
+    const HostContributions plan = PlanContributions(map, options_);
+    SHARDSTEP_RETURN_IF_ERROR(communicators_.network->Allocate(
+        {.buckets = NetworkExtents(layout_, map), .weights = host().weights(), .contributions = plan.count()}));
+    const int ring = communicators_.network->traits().landing_buckets;
+    SHARDSTEP_ASSIGN_OR_RETURN(host_sums_, Buffer::Allocate(HostSumBytes(layout_, map, plan, ring), "sums of a host"));
+  }
+  // After all that ranks do together: a rank may fail alone in this.
   if (local_sums) {
     SHARDSTEP_ASSIGN_OR_RETURN(own_gradients_, Buffer::Allocate(layout_.gradient_arena_bytes(), "gradients"));
   }
-  if (communicators_.network == nullptr) return absl::OkStatus();
-  const HostContributions plan = PlanContributions(map, options_);
-  SHARDSTEP_RETURN_IF_ERROR(communicators_.network->Allocate(
-      {.buckets = NetworkExtents(layout_, map), .weights = host().weights(), .contributions = plan.count()}));
-  const int ring = communicators_.network->traits().landing_buckets;
-  SHARDSTEP_ASSIGN_OR_RETURN(host_sums_, Buffer::Allocate(HostSumBytes(layout_, map, plan, ring), "sums of a host"));
   return absl::OkStatus();
 }
 
@@ -233,6 +235,9 @@ absl::Status ShardedOptimizer::Impl::Initialize(const FillMaster& fill) {
 // After a meeting, as ranks take different times to fill or load their shards.
 absl::Status ShardedOptimizer::Impl::FinishModel(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Agree(call, absl::OkStatus()));
+  for (int p = 0; p < layout_.parameter_count(); ++p) {
+    if (groups_.frozen(p) && layout_.owner(p) == p) model_.MasterFromWeights(p);
+  }
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->TakeOverGroups());
   // All leave together: who aborts next ends nobody's share of this.
   SHARDSTEP_RETURN_IF_ERROR(Agree(call, scheduler_->ShareWeights(AllBuckets(layout_))));
@@ -362,6 +367,15 @@ BufferView ShardedOptimizer::Impl::WeightBuffer(int p) const {
 absl::Status ShardedOptimizer::Impl::Bind(BoundBuffers::What what, absl::string_view call, int p, BufferView buffer) {
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->CheckBetweenSteps(call));
   return Annotate(bound_->Bind(what, p, buffer), call);
+}
+
+absl::Status ShardedOptimizer::Impl::GradientWritable(int p) {
+  const bool known = p >= 0 && p < layout_.parameter_count();
+  const bool was_writable = known && scheduler_->IsWritable(p);
+  SHARDSTEP_RETURN_IF_ERROR(scheduler_->GradientWritable(p));
+  const BufferView bound = bound_->bound(BoundBuffers::What::kGradient, p);
+  if (bound.data == nullptr || was_writable || !options_.accumulate_gradients) return absl::OkStatus();
+  return kernels_->Zero({bound}, caller_);
 }
 
 absl::Status ShardedOptimizer::Impl::GradientReady(int p) {

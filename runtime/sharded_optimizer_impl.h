@@ -96,6 +96,7 @@ class ShardedOptimizer::Impl {
   BufferView GradientBuffer(int p) const;
   BufferView WeightBuffer(int p) const;
   absl::Status Bind(BoundBuffers::What what, absl::string_view call, int p, BufferView buffer);
+  absl::Status GradientWritable(int p);
   absl::Status GradientReady(int p);
   absl::Status WeightsReady(int p);
   absl::StatusOr<StepRecord> FinishStep();

@@ -78,13 +78,13 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
   const int64_t exchange = position.first_exchange + (plan.gradients.local_sums ? 0 : node.micro_step);
   switch (node.op) {
     case StepOp::kAccumulate:
-      return LaunchAccumulate(node, stream);
+      return LaunchAccumulate(node, position.step, stream);
     case StepOp::kExchange:
       return LaunchExchange(node, exchange, stream);
     case StepOp::kAwaitSlices:
       return Of(node).AwaitSlices(node.bucket, exchange, stream);
     case StepOp::kSumHost:
-      return LaunchSumHost(node, exchange, stream);
+      return LaunchSumHost(node, position, exchange, stream);
     case StepOp::kReduce:
       return LaunchReduce(plan, node, exchange, stream);
     case StepOp::kRelease:
@@ -92,7 +92,7 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
     case StepOp::kAwaitReleased:
       return LaunchAwaitReleased(node, exchange, stream);
     case StepOp::kContribute:
-      LaunchContribute();
+      LaunchContribute(position.step);
       return absl::OkStatus();
     case StepOp::kAllReduceSmall:
       return Of(node).AllReduceSmall(&reduction_, stream);
@@ -114,14 +114,14 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
 
 // ---- Gradients -----------------------------------------------------------------------------------------------------
 
-absl::Status StepLauncher::LaunchAccumulate(const StepNode& node, Stream& stream) {
+absl::Status StepLauncher::LaunchAccumulate(const StepNode& node, int64_t step, Stream& stream) {
   float* const sum = own_sum_[node.bucket];
   return r_.kernels->Reduce({.segments = segments_[node.bucket].whole,
                              .sum = {.slices = own_gradient_[node.bucket],
                                      .first_micro_batch = node.micro_step * world_size_,
                                      .accumulator = node.read_accumulator ? sum : nullptr},
                              .accumulator_out = sum,
-                             .scan = node.scan ? &exchange_scan_ : nullptr},
+                             .scan = node.scan ? &exchange_scans_[step % 2] : nullptr},
                             stream);
 }
 
@@ -134,7 +134,8 @@ absl::Status StepLauncher::LaunchExchange(const StepNode& node, int64_t exchange
 }
 
 // Every sum of a host takes the gradients of its own ranks only.
-absl::Status StepLauncher::LaunchSumHost(const StepNode& node, int64_t exchange, Stream& stream) {
+absl::Status StepLauncher::LaunchSumHost(const StepNode& node, const StepPosition& position, int64_t exchange,
+                                         Stream& stream) {
   ring_slot_[node.bucket] = network_exchanges_++ % r_.network->traits().landing_buckets;
   const absl::Span<const Slice> gradients = HostSlices(node.bucket, exchange);
   for (int i = 0; i < contributions_.count(); ++i) {
@@ -147,7 +148,7 @@ absl::Status StepLauncher::LaunchSumHost(const StepNode& node, int64_t exchange,
                                     .first_micro_batch = node.micro_step * world_size_},
                             .accumulator_out = rounds ? nullptr : static_cast<float*>(out),
                             .rounded_out = rounds ? static_cast<Bf16*>(out) : nullptr,
-                            .scan = node.scan ? &exchange_scan_ : nullptr},
+                            .scan = node.scan ? &exchange_scans_[position.step % 2] : nullptr},
                            stream));
   }
   return absl::OkStatus();
@@ -180,8 +181,9 @@ absl::Status StepLauncher::LaunchAwaitReleased(const StepNode& node, int64_t exc
 
 // What the ranks of this host exchange, by rank: single micro-batches, or each rank's own sum of a step.
 absl::Span<const Slice> StepLauncher::HostSlices(int b, int64_t exchange) {
-  std::vector<Slice>& slices = host_slices_[b].slices;
-  if (!host_slices_[b].Begin(exchange)) return slices;
+  SlicesOfExchange& of_exchange = Latest(host_slices_, b, exchange);
+  std::vector<Slice>& slices = of_exchange.slices;
+  if (!of_exchange.Begin(exchange)) return slices;
   const absl::Span<const Slice> raw = r_.host->slices(b, exchange);
   slices.assign(raw.begin(), raw.end());
   for (size_t l = 0; l < slices.size(); ++l) {
@@ -194,8 +196,9 @@ absl::Span<const Slice> StepLauncher::HostSlices(int b, int64_t exchange) {
 // What this host sends to the owners on this rank's rail.
 absl::Span<const Slice> StepLauncher::Contributions(int b, int64_t exchange) {
   if (!contributions_.sums) return HostSlices(b, exchange);
-  std::vector<Slice>& sums = host_sums_[b].slices;
-  if (!host_sums_[b].Begin(exchange)) return sums;
+  SlicesOfExchange& of_exchange = Latest(host_sums_, b, exchange);
+  std::vector<Slice>& sums = of_exchange.slices;
+  if (!of_exchange.Begin(exchange)) return sums;
   for (int i = 0; i < contributions_.count(); ++i) {
     const Contribution& contribution = contributions_.contributions[i];
     sums.push_back({.data = HostSum(b, i),
@@ -211,8 +214,9 @@ absl::Span<const Slice> StepLauncher::Contributions(int b, int64_t exchange) {
 absl::Span<const Slice> StepLauncher::Slices(int b, int64_t exchange) {
   if (world_size_ == 1) return own_gradient_[b];
   if (r_.network == nullptr) return HostSlices(b, exchange);
-  std::vector<Slice>& slices = slices_[b].slices;
-  if (!slices_[b].Begin(exchange)) return slices;
+  SlicesOfExchange& of_exchange = Latest(slices_, b, exchange);
+  std::vector<Slice>& slices = of_exchange.slices;
+  if (!of_exchange.Begin(exchange)) return slices;
   const absl::Span<const Slice> raw = r_.network->slices(b, exchange);
   const bool reads_own_gradients = contributions_.sums && !contributions_.rounded;
   for (int h = 0; h < r_.map->host_count(); ++h) {
@@ -242,12 +246,13 @@ void* StepLauncher::HostSum(int b, int contribution) const {
 
 void StepLauncher::SetDecisionInput(const DecisionInput& input) { decision_input_ = input; }
 
-void StepLauncher::LaunchContribute() {
-  r_.update->Enqueue("Contribute", [this] {
-    scan_.Merge(exchange_scan_);
+void StepLauncher::LaunchContribute(int64_t step) {
+  r_.update->Enqueue("Contribute", [this, step] {
+    ScanResult& exchange_scan = exchange_scans_[step % 2];
+    scan_.Merge(exchange_scan);
     reduction_ = Contribute(decision_input_, scan_, r_.rank);
     scan_ = ScanResult();
-    exchange_scan_ = ScanResult();
+    exchange_scan = ScanResult();
     return absl::OkStatus();
   });
 }

@@ -1,6 +1,7 @@
 #ifndef SHARDSTEP_RUNTIME_STEP_LAUNCHER_H_
 #define SHARDSTEP_RUNTIME_STEP_LAUNCHER_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -80,8 +81,9 @@ class StepLauncher {
     std::vector<Segment> mine, rail, whole;
   };
 
-  /// Slices of a bucket's latest exchange: made once, because launches that are under way go on reading them. The
-  /// bucket is not exchanged again before they have ended.
+  /// Slices of a bucket's two latest exchanges: made once, because launches that are under way go on reading them. They
+  /// have ended before the bucket is exchanged twice more: with local sums an exchange belongs to a step, and a step is
+  /// finished before the next one is called; otherwise the one before was released.
   struct SlicesOfExchange {
     int64_t exchange = -1;
     std::vector<Slice> slices;
@@ -94,13 +96,17 @@ class StepLauncher {
       return true;
     }
   };
+  using LatestSlices = std::array<SlicesOfExchange, 2>;
+  static SlicesOfExchange& Latest(std::vector<LatestSlices>& latest, int b, int64_t exchange) {
+    return latest[b][exchange % 2];
+  }
 
-  absl::Status LaunchAccumulate(const StepNode& node, Stream& stream);
+  absl::Status LaunchAccumulate(const StepNode& node, int64_t step, Stream& stream);
   absl::Status LaunchExchange(const StepNode& node, int64_t exchange, Stream& stream);
-  absl::Status LaunchSumHost(const StepNode& node, int64_t exchange, Stream& stream);
+  absl::Status LaunchSumHost(const StepNode& node, const StepPosition& position, int64_t exchange, Stream& stream);
   absl::Status LaunchReduce(const StepPlan& plan, const StepNode& node, int64_t exchange, Stream& stream);
   absl::Status LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream);
-  void LaunchContribute();
+  void LaunchContribute(int64_t step);
   void LaunchJoin();
   void LaunchDecide(const StepPlan& plan);
   absl::Status LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
@@ -120,17 +126,18 @@ class StepLauncher {
   OtherOptimizers* others_ = nullptr;
   HostContributions contributions_;
   std::vector<BucketSegments> segments_;
-  std::vector<SlicesOfExchange> slices_, host_slices_, host_sums_;  // by bucket
-  std::vector<std::vector<Slice>> own_gradient_;                    // by bucket: this rank's, all shards
-  std::vector<float*> own_sum_;                                     // by bucket: this rank's local sum, all shards
-  std::vector<int64_t> last_exchange_;                              // by bucket
-  int64_t network_exchanges_ = 0;                                   // with sums, since creation
-  std::vector<int64_t> ring_slot_;                                  // by bucket: of its latest exchange between hosts
+  std::vector<LatestSlices> slices_, host_slices_, host_sums_;  // by bucket
+  std::vector<std::vector<Slice>> own_gradient_;                // by bucket: this rank's, all shards
+  std::vector<float*> own_sum_;                                 // by bucket: this rank's local sum, all shards
+  std::vector<int64_t> last_exchange_;                          // by bucket
+  int64_t network_exchanges_ = 0;                               // with sums, since creation
+  std::vector<int64_t> ring_slot_;                              // by bucket: of its latest exchange between hosts
 
   // Written by work on the streams.
   DecisionInput decision_input_;
-  ScanResult scan_;           // of the update stream
-  ScanResult exchange_scan_;  // of the exchange stream
+  ScanResult scan_;  // of the update stream
+  /// Of the exchange stream, by step: it may begin the next step's before this one's is contributed.
+  std::array<ScanResult, 2> exchange_scans_;
   SmallReduction reduction_;
   Findings findings_;
   Decision decision_;

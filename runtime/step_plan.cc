@@ -37,6 +37,10 @@ class PlanBuilder {
  private:
   bool Communicates() const { return plan_.communicates(); }
   Level OuterLevel() const { return plan_.two_levels ? Level::kNetwork : Level::kHost; }
+  // Whether micro-step k begins inside a group of micro-batches.
+  bool GroupGoesOn(int64_t k) const {
+    return plan_.gradients.group_accumulator && k * plan_.input.world_size % plan_.input.sum_group != 0;
+  }
   int FirstActive() const {
     const std::vector<bool>& active = plan_.input.active;
     return static_cast<int>(std::find(active.begin(), active.end(), true) - active.begin());
@@ -119,14 +123,12 @@ class PlanBuilder {
     const bool last = k == plan_.input.micro_steps - 1;
     const bool scan = plan_.input.look_for_non_finite;
     if (Communicates()) Add(StepOp::kAwaitSlices, StepStream::kUpdate, b, k, OuterLevel());
-    const int64_t n = plan_.input.world_size;
-    const int64_t group = plan_.input.sum_group;
     StepNode& reduce = Add(StepOp::kReduce, StepStream::kUpdate, b, k);
     reduce.read_slices = true;
     reduce.read_accumulator = k > 0 && !plan_.gradients.local_sums;
     reduce.write_accumulator = plan_.gradients.accumulator;
-    reduce.read_group = plan_.gradients.group_accumulator && k * n % group != 0;
-    reduce.write_group = plan_.gradients.group_accumulator && !last && (k + 1) * n % group != 0;
+    reduce.read_group = GroupGoesOn(k);
+    reduce.write_group = !last && GroupGoesOn(k + 1);
     reduce.take_norm = last && scan;
     reduce.scan = scan;
     reduce.waits_for_caller = !Communicates();
@@ -154,6 +156,7 @@ class PlanBuilder {
   void AddUpdate(int b) {
     StepNode& update = Add(StepOp::kUpdate, StepStream::kUpdate, b, -1);
     update.read_slices = updates_from_slices_;
+    update.read_group = updates_from_slices_ && GroupGoesOn(plan_.input.micro_steps - 1);
     update.read_accumulator = plan_.gradients.accumulator;
     if (!Communicates()) return;
     const int updated = Size() - 1;

@@ -1,7 +1,7 @@
-// Usage: hosts_job STEPS ELEMENTS [sum_group=G] [rounded] [local] [private] [late=RANK]
-// A job under mpirun, on however many hosts: rank 0 prints what each host should send in a step, and the digests in the
-// end. With `late`, that rank takes 2 s before its last gradient of the last step, and every other rank must have
-// reduced its earlier buckets by then.
+// Usage: hosts_job STEPS ELEMENTS [sum_group=G] [rounded] [local] [private] [frozen] [late=RANK]
+// A job under mpirun, on however many hosts, with one parameter of ELEMENTS (frozen, if so) beside small ones: rank 0
+// prints what each host should send in a step, and the digests in the end. With `late`, that rank takes 2 s before its
+// last gradient of the last step, and every other rank must have reduced its earlier buckets by then.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -47,6 +47,8 @@ Arguments Parse(int argc, char** argv, int world_size) {
       job.options.host_sum = HostSum::kRounded;
     } else if (argument == "local") {
       job.options.accumulation = Accumulation::kLocal;
+    } else if (argument == "frozen") {
+      job.parameters.back().frozen = true;
     } else if (argument == "private") {
       job.options.weights = WeightCopies::kPrivate;
     } else {
@@ -142,7 +144,8 @@ int Run(int argc, char** argv) {
     const std::string wire = optimizer.DescribeWire();
     if (!wire.empty()) std::printf("%s\n", wire.c_str());
     if (map.host_count() == 0) return;
-    const std::vector<bool> active(optimizer.layout().bucket_count(), true);
+    std::vector<bool> active;
+    for (int b = 0; b < optimizer.layout().bucket_count(); ++b) active.push_back(optimizer.groups().active(b));
     const WireBytes bytes = WireBytesPerHost(map, optimizer.layout(), active, job.options, job.micro_steps());
     std::printf("plan %lld\n", static_cast<long long>(bytes.gradient_bytes + bytes.weight_bytes + bytes.small_bytes));
   };

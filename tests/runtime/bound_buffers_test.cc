@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,8 @@ class BoundBuffersTest : public ::testing::Test {
   BoundBuffersTest()
       : layout_(*ShardLayout::Create({{.name = "w", .shape = {1000}},
                                       {.name = "norm", .shape = {10}, .weight_dtype = DType::kFp32},
-                                      {.name = "again", .shape = {1000}, .tied_to = "w"}},
+                                      {.name = "again", .shape = {1000}, .tied_to = "w"},
+                                      {.name = "v", .shape = {1000}}},
                                      {})),
         arena_(4096),
         buffers_(&layout_, {{arena_.data(), 4096}}) {}
@@ -43,40 +45,46 @@ class BoundBuffersTest : public ::testing::Test {
   BoundBuffers buffers_;
 };
 
+// "again" is tied to "w": whoever of both is ready second would be overwritten by a copy.
+TEST_F(BoundBuffersTest, L6RefusesTiedGradients) {
+  EXPECT_THAT(Refusal(What::kGradient, 0, Bytes(0, 2000)), AllOf(HasSubstr("\"w\""), HasSubstr("\"again\" is tied")));
+  EXPECT_TRUE(buffers_.Bind(What::kWeights, 0, Bytes(0, 2000)).ok());
+}
+
 TEST_F(BoundBuffersTest, KeepsWhatIsBound) {
-  ASSERT_TRUE(buffers_.Bind(What::kGradient, 0, Bytes(0, 2000)).ok());
+  ASSERT_TRUE(buffers_.Bind(What::kGradient, 3, Bytes(0, 2000)).ok());
   ASSERT_TRUE(buffers_.Bind(What::kWeights, 1, Bytes(2000, 40)).ok());
-  EXPECT_EQ(buffers_.bound(What::kGradient, 0).data, memory_.data());
+  EXPECT_EQ(buffers_.bound(What::kGradient, 3).data, memory_.data());
   EXPECT_EQ(buffers_.bound(What::kWeights, 0).data, nullptr);
-  EXPECT_THAT(buffers_.Copied(), ElementsAre("weights of \"norm\"", "gradient of \"w\""));
-  ASSERT_TRUE(buffers_.Bind(What::kGradient, 0, {}).ok());
+  EXPECT_THAT(buffers_.Copied(), ElementsAre("weights of \"norm\"", "gradient of \"v\""));
+  ASSERT_TRUE(buffers_.Bind(What::kGradient, 3, {}).ok());
   EXPECT_THAT(buffers_.Copied(), ElementsAre("weights of \"norm\""));
 }
 
 TEST_F(BoundBuffersTest, L6RefusesByName) {
-  EXPECT_THAT(Refusal(What::kGradient, 0, Bytes(0, 1998)),
-              AllOf(HasSubstr("\"w\""), HasSubstr("1998 bytes, not 2000")));
-  EXPECT_THAT(Refusal(What::kGradient, 0, Bytes(1, 2000)), AllOf(HasSubstr("\"w\""), HasSubstr("not aligned")));
+  EXPECT_THAT(Refusal(What::kGradient, 3, Bytes(0, 1998)),
+              AllOf(HasSubstr("\"v\""), HasSubstr("1998 bytes, not 2000")));
+  EXPECT_THAT(Refusal(What::kGradient, 3, Bytes(1, 2000)), AllOf(HasSubstr("\"v\""), HasSubstr("not aligned")));
   EXPECT_THAT(Refusal(What::kWeights, 1, Bytes(2, 40)), AllOf(HasSubstr("\"norm\""), HasSubstr("aligned to fp32")));
   EXPECT_THAT(Refusal(What::kGradient, 2, Bytes(0, 2000)), AllOf(HasSubstr("\"again\""), HasSubstr("tied to \"w\"")));
-  EXPECT_THAT(Refusal(What::kGradient, 3, Bytes(0, 2000)), HasSubstr("parameter 3"));
-  EXPECT_THAT(Refusal(What::kGradient, 0, {arena_.data() + 2200, 2000}), HasSubstr("memory of the optimizer"));
-  ASSERT_TRUE(buffers_.Bind(What::kGradient, 0, Bytes(0, 2000)).ok());
+  EXPECT_THAT(Refusal(What::kGradient, 4, Bytes(0, 2000)), HasSubstr("parameter 4"));
+  EXPECT_THAT(Refusal(What::kGradient, 3, {arena_.data() + 2200, 2000}), HasSubstr("memory of the optimizer"));
+  ASSERT_TRUE(buffers_.Bind(What::kGradient, 3, Bytes(0, 2000)).ok());
   EXPECT_THAT(Refusal(What::kWeights, 1, Bytes(1996, 40)),
-              AllOf(HasSubstr("\"norm\""), HasSubstr("gradient of \"w\"")));
-  EXPECT_TRUE(buffers_.Bind(What::kGradient, 0, Bytes(1000, 2000)).ok()) << "a buffer may move over itself";
-  EXPECT_THAT(buffers_.Copied(), ElementsAre("gradient of \"w\""));
+              AllOf(HasSubstr("\"norm\""), HasSubstr("gradient of \"v\"")));
+  EXPECT_TRUE(buffers_.Bind(What::kGradient, 3, Bytes(1000, 2000)).ok()) << "a buffer may move over itself";
+  EXPECT_THAT(buffers_.Copied(), ElementsAre("gradient of \"v\""));
 }
 
 TEST_F(BoundBuffersTest, L6RefusesMemoryThatIsGone) {
   void* const pages = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(pages, MAP_FAILED);
   // Whether pages are mapped, not whether they were touched.
-  EXPECT_TRUE(buffers_.Bind(What::kGradient, 0, {static_cast<std::byte*>(pages) + 3000, 2000}).ok());
+  EXPECT_TRUE(buffers_.Bind(What::kGradient, 3, {static_cast<std::byte*>(pages) + 3000, 2000}).ok());
   ASSERT_EQ(munmap(pages, 8192), 0);
   EXPECT_THAT(Refusal(What::kWeights, 0, {static_cast<std::byte*>(pages) + 3000, 2000}),
               AllOf(HasSubstr("\"w\""), HasSubstr("overlaps")));
-  ASSERT_TRUE(buffers_.Bind(What::kGradient, 0, {}).ok());
+  ASSERT_TRUE(buffers_.Bind(What::kGradient, 3, {}).ok());
   EXPECT_THAT(Refusal(What::kWeights, 0, {static_cast<std::byte*>(pages) + 3000, 2000}),
               AllOf(HasSubstr("\"w\""), HasSubstr("not mapped")));
 }
@@ -112,6 +120,30 @@ TEST(BoundBuffersOfAnOptimizer, SameBitsThroughTheCallersMemory) {
   const TrainingResult bound = RunTrainingJob(job);
   EXPECT_EQ(bound.digests, own.digests);
   EXPECT_THAT(bound.records[0].copied_buffers, ElementsAre("weights of \"matrix\"", "gradient of \"matrix\""));
+}
+
+// With accumulate_gradients the caller's memory is zero when it is to be written, as the optimizer's own would be.
+TEST(BoundBuffersOfAnOptimizer, IsZeroedWhereGradientsAccumulate) {
+  RunRankThreads(1, [](Rendezvous& rendezvous) {
+    TrainingJob job;
+    job.options.accumulate_gradients = true;
+    auto created =
+        ShardedOptimizer::Create(job.options, {{.name = "w", .shape = {3}}}, MakeLevels(job, rendezvous), &rendezvous);
+    ASSERT_TRUE(created.ok()) << created.status();
+    ShardedOptimizer& optimizer = **created;
+    ASSERT_TRUE(optimizer.Initialize([](int, int64_t, absl::Span<float>) {}).ok());
+    std::vector<Bf16> gradient(3, ToBf16(7.0f));
+    ASSERT_TRUE(optimizer.BindGradient(0, {reinterpret_cast<std::byte*>(gradient.data()), 6}).ok());
+    for (int step = 0; step < 2; ++step) {
+      ASSERT_TRUE(optimizer.GradientWritable(0).ok());
+      for (Bf16& value : gradient) value = ToBf16(ToFloat(value) + 1.0f);
+      ASSERT_TRUE(optimizer.GradientWritable(0).ok()) << "asked for again, it keeps what is there";
+      ASSERT_TRUE(optimizer.GradientReady(0).ok());
+      ASSERT_TRUE(optimizer.EndMicroStep().ok());
+      ASSERT_TRUE(optimizer.Step({.learning_rate = 0}).ok());
+      EXPECT_DOUBLE_EQ(*optimizer.FinishStep()->gradient_norm, std::sqrt(3.0));
+    }
+  });
 }
 
 }  // namespace

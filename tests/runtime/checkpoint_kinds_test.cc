@@ -280,7 +280,8 @@ TEST_F(CheckpointKindsTest, M2FrozenHereNeedsNoMoments) {
   frozen_now.begins = {{"x", 2}};
   const LoadOutcome outcome = ExpectLoads(frozen_now);
   EXPECT_THAT(outcome.warnings,
-              ElementsAre("frozen here and not in the checkpoint, so their moments are left out: \"x\""));
+              ElementsAre("frozen here and not in the checkpoint, so their moments are left out: \"x\"",
+                          "frozen here, so their master weights are rounded to bf16: \"x\""));
   EXPECT_EQ(outcome.info.parameters[1].begin_applied_step, 0);
 }
 

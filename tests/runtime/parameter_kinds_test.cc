@@ -198,6 +198,42 @@ TEST(ParameterKinds, M2FreezeBetweenSteps) {
   }
 }
 
+// M2: a frozen parameter's master is its weights, whoever shares its bucket, also after Initialize again; and its own
+// count of steps begins anew there.
+TEST(ParameterKinds, M2InitializeAgainWithSomethingFrozen) {
+  std::map<std::string, std::vector<float>> masters[2];
+  for (const int i : {0, 1}) {
+    TrainingJob job = Job();
+    job.options.bucket_bytes = i == 0 ? 1 : 1 << 20;
+    job.before_step = [](ShardedOptimizer& optimizer, int64_t step) {
+      const std::vector<std::string> matrix = {"matrix"};
+      if (step > 0) {
+        ASSERT_TRUE(optimizer.SetFrozen(matrix, /*frozen=*/step % 2 == 1).ok());
+      }
+      if (step != 3) return;
+      ASSERT_TRUE(optimizer
+                      .Initialize([](int p, int64_t begin, absl::Span<float> values) {
+                        for (size_t j = 0; j < values.size(); ++j) values[j] = TrainingJob::InitialValue(p, begin + j);
+                      })
+                      .ok());
+      EXPECT_EQ((*optimizer.ReadMaster("matrix"))[5], InitialWeight(4, 5));
+    };
+    masters[i] = RunOn(kTopologies[1], job).masters;
+  }
+  EXPECT_EQ(masters[0], masters[1]);
+}
+
+// One of two names of a gradient is used: the other is not missing.
+TEST(ParameterKinds, M3RefusesOnlyWhatNobodyWrote) {
+  TrainingJob job = Job();
+  job.options.missing_gradient = MissingGradientPolicy::kRefuse;
+  job.micro_batches = 24;  // no rank is without one
+  job.parameters = {{.name = "embedding", .shape = {17, 60}},
+                    {.name = "head", .shape = {17, 60}, .tied_to = "embedding"}};
+  job.unused = [](int64_t, int64_t, int p) { return p == 1; };
+  ExpectSameBits(job);
+}
+
 TEST(ParameterKinds, M2AFrozenParameterCostsWeightsOnly) {
   std::vector<ParameterSpec> parameters = {{.name = "a", .shape = {64 * 1024}}, {.name = "b", .shape = {64 * 1024}}};
   const auto both = ShardedOptimizer::EstimateMemory({}, parameters, 2);
@@ -244,13 +280,18 @@ TEST(ParameterKinds, M3TiedWeightsAreOne) {
   }
 }
 
-TEST(ParameterKinds, M3BothNamesAddUp) {
-  RunRankThreads(2, [](Rendezvous& rendezvous) {
+class TiedGradients : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(ParameterKinds, TiedGradients, ::testing::Bool());
+
+TEST_P(TiedGradients, M3BothNamesAddUp) {
+  const bool accumulate = GetParam();
+  RunRankThreads(2, [accumulate](Rendezvous& rendezvous) {
     TrainingJob job = Job();
     const std::vector<ParameterSpec> parameters = {{.name = "embedding", .shape = {3}},
                                                    {.name = "head", .shape = {3}, .tied_to = "embedding"}};
     OptimizerOptions options;
     options.groups[0].rule = SgdOptions();
+    options.accumulate_gradients = accumulate;
     auto created = ShardedOptimizer::Create(options, parameters, MakeLevels(job, rendezvous), &rendezvous);
     ASSERT_TRUE(created.ok()) << created.status();
     ShardedOptimizer& optimizer = **created;
@@ -268,6 +309,18 @@ TEST(ParameterKinds, M3BothNamesAddUp) {
     ASSERT_TRUE(optimizer.FinishStep().ok());
     EXPECT_THAT(*optimizer.ReadMaster("head"), Each(-3.0f));
   });
+}
+
+// Stochastic rounding goes by applied steps, not by calls: a skipped step changes nothing that follows.
+TEST(ParameterKinds, StochasticRoundingAfterASkippedStep) {
+  TrainingJob job = Job();
+  job.options.groups[0].master = Master::kNone;
+  job.options.groups[0].rounding = Rounding::kStochastic;
+  job.gradient = [](int64_t step, int64_t micro_batch, int p, int64_t element) {
+    const bool poisoned = step == 1 && micro_batch == 3 && p == 4 && element == 7;
+    return poisoned ? Bf16{0x7f80} : TrainingJob::MixedGradient(step, micro_batch, p, element);
+  };
+  EXPECT_EQ(ExpectSameBits(job).result.digests, RunReference(job).digests);
 }
 
 // M4: unused by some micro-batches, and so on some ranks: as if their gradients were zero.

@@ -64,6 +64,25 @@ TEST(ShardedOptimizerNumerics, OnePassSameBits) {
   }
 }
 
+// Groups of micro-batches that span micro-steps, read in two passes or one, and ragged.
+TEST(ShardedOptimizerNumerics, GroupsOfMicroBatchesSpanMicroSteps) {
+  for (const int64_t group : {2, 3, 5}) {
+    for (const int64_t micro_batches : {11, 12}) {
+      TrainingJob job = SmallBuckets();
+      job.steps = 2;
+      job.micro_batches = micro_batches;
+      job.options.sum_group = group;
+      const TrainingResult reference = RunReference(job);
+      ExpectSameAsReference(job, {1, 2, 3, 4});
+      job.options.non_finite = NonFinitePolicy::kIgnore;
+      for (const int n : {1, 2, 3, 4}) {
+        job.world_size = n;
+        EXPECT_EQ(RunTrainingJob(job).digests, reference.digests) << n << " ranks, groups of " << group;
+      }
+    }
+  }
+}
+
 TEST(ShardedOptimizerNumerics, BucketSizeAndThreadsDoNotShow) {
   TrainingJob job = SmallBuckets();
   job.steps = 3;

@@ -308,6 +308,10 @@ void LocalOnePass(OptimizerOptions& options) {
 }
 void Groups(OptimizerOptions& options) { options.sum_group = 2; }
 void GroupsOfThree(OptimizerOptions& options) { options.sum_group = 3; }
+void GroupsOfThreeOnePass(OptimizerOptions& options) {
+  GroupsOfThree(options);
+  OnePass(options);
+}
 void Rounded(OptimizerOptions& options) { options.host_sum = HostSum::kRounded; }
 void Split(OptimizerOptions& options) { options.groups[0].master = Master::kSplit; }
 
@@ -321,6 +325,7 @@ const Case kOneHost[] = {
     {.name = "MicroStepsOnePass", .world_size = 3, .micro_steps = 2, .change = OnePass},
     {.name = "SumKept", .world_size = 5},
     {.name = "StraddlingGroups", .world_size = 2, .micro_steps = 3, .change = GroupsOfThree},
+    {.name = "StraddlingGroupsOnePass", .world_size = 2, .micro_steps = 3, .change = GroupsOfThreeOnePass},
     {.name = "SplitMaster", .world_size = 2, .change = Split},
     {.name = "PrivateWeights", .world_size = 2, .change = Private},
     {.name = "PrivateWeightsMicroSteps", .world_size = 3, .micro_steps = 2, .change = Private},

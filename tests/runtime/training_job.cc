@@ -41,7 +41,8 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   if (job.ready_order_seed != 0) {
     std::shuffle(order.begin(), order.end(), std::mt19937_64(Mix(job.ready_order_seed + 977 * step + micro_batch)));
   }
-  for (auto p = order.rbegin(); p != order.rend(); ++p) {
+  const bool no_weights = job.uses_no_weights && job.uses_no_weights(optimizer.rank());
+  for (auto p = order.rbegin(); p != order.rend() && !no_weights; ++p) {
     ASSERT_TRUE(optimizer.WeightsReady(*p).ok());
     if (job.forward) job.forward(optimizer, step, *p);
   }

@@ -29,6 +29,7 @@ struct TrainingJob {
   WrapCommunicator wrap;                          ///< puts an adaptor around a rank's communicator
   uint64_t ready_order_seed = 0;  ///< not 0: every rank uses weights and marks gradients in another order
   bool finish_late = false;       ///< FinishStep comes after the forwards and backwards of the next step
+  std::function<bool(int rank)> uses_no_weights;  ///< ranks whose gradients need none; empty: no rank
   /// Called for every parameter that a forward uses, once WeightsReady allows it.
   std::function<void(ShardedOptimizer& optimizer, int64_t step, int parameter)> forward;
   bool unused_last_parameter = false;

@@ -77,7 +77,8 @@ TEST_F(GnuplotTest, IsRequiredByName) {
 
 TEST_F(GnuplotTest, AFolderThatIsAFileIsNamed) {
   std::ofstream(folder_ / "file") << "x";
-  const absl::Status status = WritePlotFiles(folder_ / "file/plots", {{{"a.gp", ""}}});
+  const PlotFile script{"a.gp", ""};
+  const absl::Status status = WritePlotFiles(folder_ / "file/plots", {&script, 1});
   EXPECT_EQ(status.code(), absl::StatusCode::kUnknown);
   EXPECT_THAT(std::string(status.message()), HasSubstr((folder_ / "file/plots").string()));
 }
