@@ -234,6 +234,19 @@ TEST(ParameterKinds, M3RefusesOnlyWhatNobodyWrote) {
   ExpectSameBits(job);
 }
 
+// M2: local sums of a bucket that was frozen for a step were last exchanged before that.
+TEST(ParameterKinds, M2FreezeForAStepWithLocalSums) {
+  TrainingJob job = Job();
+  job.options.accumulation = Accumulation::kLocal;
+  job.before_step = [](ShardedOptimizer& optimizer, int64_t step) {
+    if (step != 2 && step != 3) return;
+    ASSERT_TRUE(optimizer.SetFrozen(std::vector<std::string>{"matrix"}, /*frozen=*/step == 2).ok());
+  };
+  const Outcome many_buckets = RunOn(kTopologies[2], job);
+  job.options.bucket_bytes = 1 << 20;
+  EXPECT_EQ(RunOn(kTopologies[2], job).masters, many_buckets.masters);
+}
+
 TEST(ParameterKinds, M2AFrozenParameterCostsWeightsOnly) {
   std::vector<ParameterSpec> parameters = {{.name = "a", .shape = {64 * 1024}}, {.name = "b", .shape = {64 * 1024}}};
   const auto both = ShardedOptimizer::EstimateMemory({}, parameters, 2);

@@ -138,8 +138,10 @@ TEST(Hosts, LocalSumsOfTheNextStepStayApart) {
     job.options.accumulation = Accumulation::kLocal;
     job.micro_batches = 4;
     job.steps = 6;
+    // Three buckets: in turns they land in the other slot of the ring.
+    job.parameters = {{.name = "a", .shape = {4096}}, {.name = "b", .shape = {4096}}, {.name = "c", .shape = {4096}}};
     job.gradient = [](int64_t step, int64_t micro_batch, int p, int64_t element) {
-      const bool poisoned = step == 3 && micro_batch == 3 && p == 6 && element == 7;
+      const bool poisoned = step == 3 && micro_batch == 3 && p == 2 && element == 7;
       return poisoned ? Bf16{0x7fc0} : TrainingJob::MixedGradient(step, micro_batch, p, element);
     };
     const TrainingResult expected = RunOn(kTopologies[topology], job);
