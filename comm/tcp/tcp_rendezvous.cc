@@ -186,7 +186,10 @@ absl::StatusOr<std::vector<std::string>> TcpRendezvous::AllGatherBytes(absl::str
       const Peer& peer = peers_[static_cast<size_t>(rank)];
       if (!peer.left.ok()) return FailMeetings(peer.left);
     }
-    if (!heard.ok()) return FailMeetings(heard.status());
+    if (!heard.ok()) {
+      // What rank 0 said last says more than that it closed the connection; it may have come to this meeting before.
+      return FailMeetings(peers_[0].left.ok() ? heard.status() : peers_[0].left);
+    }
     if (!WaitFor(socket_, POLLIN, end)) {
       if (absent.empty()) absent.push_back(0);  // all but its word that all are there
       return FailMeetings(absl::DeadlineExceededError(
