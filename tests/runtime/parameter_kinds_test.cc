@@ -247,6 +247,27 @@ TEST(ParameterKinds, M2FreezeForAStepWithLocalSums) {
   EXPECT_EQ(RunOn(kTopologies[2], job).masters, many_buckets.masters);
 }
 
+// M2: frozen for good, in buckets of its own or with others: its moments are in no digest.
+TEST(ParameterKinds, M2FrozenMomentsAreInNoDigest) {
+  TrainingJob job = Job();
+  job.before_step = [](ShardedOptimizer& optimizer, int64_t step) {
+    if (step != 2) return;
+    ASSERT_TRUE(optimizer.SetFrozen(std::vector<std::string>{"matrix"}, true).ok());
+  };
+  const Outcome own_buckets = ExpectSameBits(job);
+  job.options.bucket_bytes = 1 << 20;
+  EXPECT_EQ(RunOn(kTopologies[1], job).result.digests, own_buckets.result.digests);
+}
+
+TEST(ParameterKinds, AsManyGroupsAsThereMayBe) {
+  const auto layout = ShardLayout::Create({{.name = "w", .shape = {3}}}, {});
+  ASSERT_TRUE(layout.ok());
+  ParameterGroups groups(std::vector<GroupOptions>(kMaxGroups - 1), &*layout);
+  EXPECT_TRUE(groups.AddGroup({}).ok());
+  EXPECT_THAT(std::string(groups.AddGroup({}).status().message()), HasSubstr("number of groups = 1025"));
+  EXPECT_EQ(static_cast<int64_t>(groups.groups().size()), kMaxGroups);
+}
+
 TEST(ParameterKinds, M2AFrozenParameterCostsWeightsOnly) {
   std::vector<ParameterSpec> parameters = {{.name = "a", .shape = {64 * 1024}}, {.name = "b", .shape = {64 * 1024}}};
   const auto both = ShardedOptimizer::EstimateMemory({}, parameters, 2);

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "shardstep/runtime/host_contributions.h"
+#include "shardstep/runtime/job_memory.h"
 #include "shardstep/tests/comm/delaying_communicator.h"
 #include "training_job.h"
 
@@ -248,6 +249,23 @@ TEST(HostContributions, WireBytesAreTheContracts) {
   EXPECT_EQ(DescribeWire("host", map, *layout, {true}, {}, 1),
             "between 2 hosts, per host and step: weights 0.008 MB, gradients 0.033 MB; by mode: exact 0.033 MB, "
             "sum_group 4 0.016 MB, host_sum ROUNDED 0.008 MB, accumulation LOCAL 0.066 MB");
+}
+
+// Rings of two buckets: fp32 gradients land as fp32, and sums that wait for the network are counted too.
+TEST(HostContributions, TransitMemoryIsThatOfTheRings) {
+  const int64_t p = 8 * 1024;
+  const CommunicatorTraits network{.slices_persist = false, .landing_buckets = 2, .joins_hosts = true};
+  const HostMap map = Map({{0, 1, 2, 3}, {4, 5, 6, 7}});
+  const auto transit_bytes = [&](DType gradients, const OptimizerOptions& options) {
+    const auto layout =
+        ShardLayout::Create({{.name = "w", .shape = {p}, .gradient_dtype = gradients}}, {.world_size = 8});
+    return EstimateJobMemory(options, *layout, map, {{}, network}, {}).transit_bytes;
+  };
+  const int64_t shard = p / 8;
+  EXPECT_EQ(transit_bytes(DType::kBf16, {}), 2 * 4 * shard * 2);
+  EXPECT_EQ(transit_bytes(DType::kFp32, {}), 2 * 4 * shard * 4);
+  // Two sums of each shard land; two of both shards of the rail wait.
+  EXPECT_EQ(transit_bytes(DType::kBf16, {.sum_group = 2}), 2 * 2 * shard * 4 + 2 * 2 * 2 * shard * 4);
 }
 
 }  // namespace
