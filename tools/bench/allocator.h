@@ -1,0 +1,17 @@
+#ifndef SHARDSTEP_TOOLS_BENCH_ALLOCATOR_H_
+#define SHARDSTEP_TOOLS_BENCH_ALLOCATOR_H_
+
+namespace shardstep {
+
+/// How malloc treats the large buffers that MPI allocates in every step.
+enum class Allocator {
+  kDefault,  ///< glibc's: mapped, returned to the system and touched for the first time again in each step
+  kKeeps,    ///< freed memory is kept and used again
+};
+/// Of this process, from now on; buffers that are in use stay as they are. Both may alternate: kDefault returns what
+/// was kept.
+void SetAllocator(Allocator allocator);
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_TOOLS_BENCH_ALLOCATOR_H_

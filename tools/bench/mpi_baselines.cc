@@ -1,0 +1,61 @@
+#include "shardstep/tools/bench/mpi_baselines.h"
+
+#include <mpi.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "shardstep/tools/bench/flat_model.h"
+#include "shardstep/tools/bench/mpi_collectives.h"
+#include "shardstep/tools/bench/mpi_pipeline.h"
+
+namespace shardstep {
+namespace {
+
+int RanksOfThisHost() {
+  MPI_Comm host = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+  int ranks = 1;
+  MPI_Comm_size(host, &ranks);
+  MPI_Comm_free(&host);
+  return ranks;
+}
+
+// As many as the optimizer has.
+int UpdateThreads(const OptimizerOptions& options) {
+  const int ranks = RanksOfThisHost();
+  if (options.update_threads > 0) return options.update_threads;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  return std::max(1, cores / ranks);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MpiBaseline>> MpiBaseline::Create(Baseline baseline, const BenchOptions& options,
+                                                                 int64_t largest_piece_elements) {
+  const int threads = UpdateThreads(options.optimizer);
+  int rank = 0;
+  int ranks = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+  const bool in_chunks = baseline == Baseline::kPointToPoint;
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      auto model, FlatModel::Create(options, rank, ranks, threads,
+                                    in_chunks ? std::numeric_limits<int64_t>::max() : largest_piece_elements));
+  if (in_chunks) return CreateMpiPipeline(std::move(model), options.max_norm);
+  return CreateMpiCollectives(baseline, std::move(model), options.max_norm);
+}
+
+int64_t MpiBaseline::EstimateBytes(Baseline baseline, const BenchOptions& options, int ranks) {
+  const int64_t flat_elements = FlatModel::FlatElements(options, ranks);
+  return FlatModel::EstimateBytes(options, ranks) +
+         (baseline == Baseline::kPointToPoint
+              ? EstimateMpiPipelineBytes(flat_elements, ranks, options.max_norm.has_value())
+              : EstimateMpiCollectivesBytes(baseline, flat_elements, ranks));
+}
+
+}  // namespace shardstep
