@@ -25,7 +25,9 @@ set(SHARDSTEP_HEADERS
   runtime/parameter_groups.h
   runtime/sharded_optimizer.h
   runtime/step_arguments.h
-  runtime/step_record.h)
+  runtime/step_plan.h
+  runtime/step_record.h
+  runtime/step_trace.h)
 set(SHARDSTEP_MPI_HEADERS comm/mpi/mpi_communicator.h comm/mpi/mpi_rendezvous.h)
 # For trainers that read options files or write records.
 set(SHARDSTEP_MESSAGES options record)

@@ -34,11 +34,15 @@ ShardState::Bytes ShardState::BytesOf(const ShardLayout& layout, int b, const Su
 ShardState::Bytes ShardState::BytesOf(const ShardLayout& layout, const Sums& sums) {
   Bytes all;
   for (int b = 0; b < layout.bucket_count(); ++b) {
-    if (layout.kind(b).frozen) continue;
-    const Bytes bytes = BytesOf(layout, b, sums);
-    all.master_bytes += bytes.master_bytes;
-    all.moment_bytes += bytes.moment_bytes;
-    all.sum_bytes += bytes.sum_bytes;
+    if (!layout.kind(b).frozen) all += BytesOf(layout, b, sums);
+  }
+  return all;
+}
+
+ShardState::Bytes ShardState::bytes(const ShardLayout& layout) const {
+  Bytes all;
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    if (buckets_[b].active) all += BytesOf(layout, static_cast<int>(b), sums_);
   }
   return all;
 }

@@ -38,6 +38,12 @@ class ShardState {
     int64_t sum_bytes = 0;
 
     int64_t total_bytes() const { return master_bytes + moment_bytes + sum_bytes; }
+    Bytes& operator+=(const Bytes& other) {
+      master_bytes += other.master_bytes;
+      moment_bytes += other.moment_bytes;
+      sum_bytes += other.sum_bytes;
+      return *this;
+    }
     bool operator==(const Bytes&) const = default;
   };
 
@@ -59,6 +65,8 @@ class ShardState {
   /// Drops everything of bucket b: its pointers are nullptr.
   void Freeze(int b);
 
+  /// What it holds now; 0 before Create.
+  Bytes bytes(const ShardLayout& layout) const;
   /// Whether bucket b has state.
   bool active(int b) const { return buckets_[b].active; }
   /// Pointers stay until the bucket is frozen, wherever the ShardState is moved to.

@@ -31,21 +31,27 @@ ShardState::Sums SumsOf(const GradientHandling& handling) {
   return {.accumulator = handling.accumulator, .group_accumulator = handling.group_accumulator};
 }
 
+void AddGradients(const ShardLayout& layout, int b, bool local_sums, MemoryEstimate* estimate) {
+  const int64_t elements = layout.shard_elements(b) * layout.world_size();
+  estimate->gradient_bytes += elements * SizeBytes(layout.kind(b).gradient_dtype);
+  if (local_sums) estimate->local_sum_bytes += elements * SizeBytes(DType::kFp32);
+}
+
+void SetState(const ShardState::Bytes& state, MemoryEstimate* estimate) {
+  estimate->master_bytes = state.master_bytes;
+  estimate->state_bytes = state.moment_bytes;
+  estimate->accumulator_bytes = state.sum_bytes;
+}
+
 MemoryEstimate EstimateJobMemory(const OptimizerOptions& options, const ShardLayout& layout, const HostMap& map,
                                  const LevelTraits& traits, const GradientHandling& handling) {
   MemoryEstimate estimate;
   const bool shared = traits.host.slices_persist && options.weights == WeightCopies::kShared;
   (shared ? estimate.weights_shared_bytes : estimate.weights_private_bytes) = layout.weight_arena_bytes();
   for (int b = 0; b < layout.bucket_count(); ++b) {
-    if (layout.kind(b).frozen) continue;
-    const int64_t elements = layout.shard_elements(b) * layout.world_size();
-    estimate.gradient_bytes += elements * SizeBytes(layout.kind(b).gradient_dtype);
-    if (handling.local_sums) estimate.local_sum_bytes += elements * SizeBytes(DType::kFp32);
+    if (!layout.kind(b).frozen) AddGradients(layout, b, handling.local_sums, &estimate);
   }
-  const ShardState::Bytes state = ShardState::BytesOf(layout, SumsOf(handling));
-  estimate.master_bytes = state.master_bytes;
-  estimate.state_bytes = state.moment_bytes;
-  estimate.accumulator_bytes = state.sum_bytes;
+  SetState(ShardState::BytesOf(layout, SumsOf(handling)), &estimate);
   estimate.transit_bytes = TransitBytes(options, layout, map, traits, handling.local_sums);
   return estimate;
 }

@@ -13,9 +13,15 @@ namespace shardstep {
 /// The running sums that steps of `micro_steps` want.
 ShardState::Sums SumsOf(const GradientHandling& handling);
 
-/// Of a job with this layout. Gradients of frozen parameters have addresses and no memory.
+/// Of a job with this layout, before anything is frozen or thawed. Gradients of frozen parameters have addresses and no
+/// memory.
 MemoryEstimate EstimateJobMemory(const OptimizerOptions& options, const ShardLayout& layout, const HostMap& map,
                                  const LevelTraits& traits, const GradientHandling& handling);
+
+/// Adds to `estimate` the gradients of bucket b, and their local sums.
+void AddGradients(const ShardLayout& layout, int b, bool local_sums, MemoryEstimate* estimate);
+/// Sets in `estimate` what a rank keeps of its shards.
+void SetState(const ShardState::Bytes& state, MemoryEstimate* estimate);
 
 }  // namespace shardstep
 

@@ -203,6 +203,8 @@ absl::StatusOr<std::string> ShardedOptimizer::Load(const std::string& directory,
   return impl_->Load(directory, warnings);
 }
 
+void ShardedOptimizer::SetTrace(StepTrace* trace) { impl_->scheduler_->SetTrace(trace); }
+
 int64_t ShardedOptimizer::step() const { return impl_->scheduler_->counters().step; }
 int64_t ShardedOptimizer::applied_steps() const { return impl_->scheduler_->counters().applied_steps; }
 

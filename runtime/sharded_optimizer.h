@@ -34,6 +34,7 @@
 #include "shardstep/runtime/parameter_groups.h"
 #include "shardstep/runtime/step_arguments.h"
 #include "shardstep/runtime/step_record.h"
+#include "shardstep/runtime/step_trace.h"
 
 namespace shardstep {
 
@@ -62,6 +63,7 @@ class ShardedOptimizer {
 
   const ShardLayout& layout() const;
   const ParameterGroups& groups() const;
+  /// What it holds now: running sums, once made, stay; state of frozen buckets goes, memory of their gradients stays.
   MemoryEstimate memory() const;
   /// What travels between hosts in each mode, to print at the start; empty on one host.
   std::string DescribeWire() const;
@@ -137,6 +139,10 @@ class ShardedOptimizer {
   /// NotFound when there is none, DataLoss when all are damaged. A damaged one is named in `warnings` and the next
   /// older one taken.
   absl::StatusOr<std::string> Load(const std::string& directory, std::vector<std::string>* warnings);
+
+  /// Between steps: `trace` hears of every operation from now on, until another one or nullptr takes its place; when
+  /// this returns, the one before has heard all. It outlives the optimizer otherwise. This rank's own business.
+  void SetTrace(StepTrace* trace);
 
   int64_t step() const;           ///< calls of Step so far, as restored by Load
   int64_t applied_steps() const;  ///< those that changed the weights

@@ -69,13 +69,23 @@ GradientHandling ShardedOptimizer::Impl::Handling(int64_t micro_steps) const {
   return HandleGradients(MakePlanInput(options_, groups_, layout_, communicators_.map, micro_steps), traits());
 }
 
-MemoryEstimate ShardedOptimizer::Impl::Memory() const {
+MemoryEstimate ShardedOptimizer::Impl::MemoryToAllocate() const {
   return EstimateJobMemory(options_, layout_, communicators_.map, traits(), Handling(options_.micro_steps));
+}
+
+MemoryEstimate ShardedOptimizer::Impl::Memory() const {
+  MemoryEstimate estimate = MemoryToAllocate();
+  SetState(state_.bytes(layout_), &estimate);
+  const bool local_sums = own_gradients_.view().data != nullptr;
+  for (int b = 0; b < layout_.bucket_count(); ++b) {
+    if (thawed_[b]) AddGradients(layout_, b, local_sums, &estimate);
+  }
+  return estimate;
 }
 
 // All ranks of a host allocate at the same time, so what they need together must be there.
 absl::Status ShardedOptimizer::Impl::CheckMemory() const {
-  const MemoryEstimate estimate = Memory();
+  const MemoryEstimate estimate = MemoryToAllocate();
   const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
   return CheckMemoryAvailable(ranks * estimate.rank_bytes() + estimate.weights_shared_bytes,
                               absl::StrCat("the optimizer of ", ranks, " ranks"));
@@ -85,6 +95,7 @@ absl::Status ShardedOptimizer::Impl::Allocate() {
   const GradientHandling handling = Handling(options_.micro_steps);
   SHARDSTEP_RETURN_IF_ERROR(AllocateArenas(handling.local_sums));
   SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling)));
+  thawed_.assign(layout_.bucket_count(), false);
   const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
   const int threads = options_.update_threads > 0 ? options_.update_threads : std::max(1, CoresOfThisProcess() / ranks);
   SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(threads));
@@ -199,6 +210,7 @@ absl::Status ShardedOptimizer::Impl::MakeStateFor(const ParameterGroups& changed
     std::vector<float> master(layout_.shard_elements(b));
     state_access_.Read(StateKind::kMaster, b, 0, absl::MakeSpan(master));
     SHARDSTEP_RETURN_IF_ERROR(state_.Thaw(layout_, b));
+    thawed_[b] = thawed_[b] || layout_.kind(b).frozen;
     state_access_.Write(StateKind::kMaster, b, 0, master);
   }
   return absl::OkStatus();

@@ -44,6 +44,8 @@ class ShardedOptimizer::Impl {
 
   // ---- Creation ----------------------------------------------------------------------------------------------------
   GradientHandling Handling(int64_t micro_steps) const;
+  MemoryEstimate MemoryToAllocate() const;
+  // What is allocated, as it is now.
   MemoryEstimate Memory() const;
   // All ranks of a host allocate at the same time, so what they need together must be there.
   absl::Status CheckMemory() const;
@@ -112,7 +114,8 @@ class ShardedOptimizer::Impl {
   ShardState state_;
   StateAccess state_access_;
   std::unique_ptr<ShardKernels> kernels_;
-  Buffer own_gradients_;  // with local sums
+  std::vector<bool> thawed_;  // by bucket: registered as frozen, and was not so for a while
+  Buffer own_gradients_;      // with local sums
   Buffer host_sums_;
   BufferView gradients_;
   std::unique_ptr<BoundBuffers> bound_;

@@ -7,12 +7,13 @@
 namespace shardstep {
 namespace {
 
-int64_t LargestRailElements(const ShardLayout& layout, const HostMap& map) {
+// Of one sum of a host, of any bucket: the shards of a rail, in fp32.
+int64_t LargestSumBytes(const ShardLayout& layout, const HostMap& map) {
   int64_t largest = 0;
   for (int b = 0; b < layout.bucket_count(); ++b) {
     largest = std::max(largest, layout.shard_elements(b) * map.host_count());
   }
-  return largest;
+  return largest * SizeBytes(DType::kFp32);
 }
 
 const std::byte* At(const void* data, int64_t elements, DType dtype) {
@@ -24,7 +25,7 @@ const std::byte* At(const void* data, int64_t elements, DType dtype) {
 int64_t HostSumBytes(const ShardLayout& layout, const HostMap& map, const HostContributions& contributions,
                      int landing_buckets) {
   if (!contributions.sums) return 0;
-  return landing_buckets * contributions.count() * LargestRailElements(layout, map) * SizeBytes(DType::kFp32);
+  return landing_buckets * contributions.count() * LargestSumBytes(layout, map);
 }
 
 StepLauncher::StepLauncher(const StepResources& resources)
@@ -33,6 +34,7 @@ StepLauncher::StepLauncher(const StepResources& resources)
       local_sums_(world_size_ > 1 && resources.options->accumulation == Accumulation::kLocal) {
   const int buckets = r_.layout->bucket_count();
   if (r_.network != nullptr) contributions_ = PlanContributions(*r_.map, *r_.options);
+  if (contributions_.sums) host_sum_bytes_ = LargestSumBytes(*r_.layout, *r_.map);
   slices_.resize(buckets);
   host_slices_.resize(buckets);
   host_sums_.resize(buckets);
@@ -100,7 +102,7 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
       LaunchJoin();
       return absl::OkStatus();
     case StepOp::kDecide:
-      LaunchDecide(plan);
+      LaunchDecide(plan, position.step);
       return absl::OkStatus();
     case StepOp::kUpdate:
       return LaunchUpdate(plan, node, position, stream);
@@ -238,8 +240,7 @@ absl::Span<const Slice> StepLauncher::Slices(int b, int64_t exchange) {
 }
 
 void* StepLauncher::HostSum(int b, int contribution) const {
-  const int64_t sum_bytes = LargestRailElements(*r_.layout, *r_.map) * SizeBytes(DType::kFp32);
-  return r_.host_sums.data + (ring_slot_[b] * contributions_.count() + contribution) * sum_bytes;
+  return r_.host_sums.data + (ring_slot_[b] * contributions_.count() + contribution) * host_sum_bytes_;
 }
 
 // ---- Decision and update -------------------------------------------------------------------------------------------
@@ -264,8 +265,8 @@ void StepLauncher::LaunchJoin() {
   });
 }
 
-void StepLauncher::LaunchDecide(const StepPlan& plan) {
-  r_.update->Enqueue("Decide", [this, joined = plan.input.joins] {
+void StepLauncher::LaunchDecide(const StepPlan& plan, int64_t step) {
+  r_.update->Enqueue("Decide", [this, step, joined = plan.input.joins] {
     if (!joined) findings_ = Find(reduction_, *r_.layout);
     decision_ = Decide(decision_input_, findings_, *r_.options);
     scalars_.apply = decision_.apply;
@@ -275,7 +276,7 @@ void StepLauncher::LaunchDecide(const StepPlan& plan) {
       scalars_.rules =
           r_.groups->MakeScalars(decision_input_.arguments.learning_rate, decision_.counters.applied_steps);
     }
-    updating_ = decision_.apply;
+    if (decision_.apply) updating_step_ = step;
     return absl::OkStatus();
   });
 }

@@ -64,9 +64,11 @@ class StepLauncher {
   void SetDecisionInput(const DecisionInput& input);
   /// Of the last step; once its update stream is done.
   const Decision& decision() const { return decision_; }
-  /// An applied update is running; any thread.
-  bool updating() const { return updating_; }
-  void EndUpdating() { updating_ = false; }
+  /// An update is applied whose weights have not all left this rank, or not all come to it; any thread.
+  bool updating() const { return updating_step_ >= 0; }
+  /// `step` of a StepPosition has ended on this rank; on the stream of its last node. One stream may be late in a step
+  /// that another has begun to follow with the next.
+  void EndUpdating(int64_t step) { updating_step_.compare_exchange_strong(step, -1); }
   /// The latest exchange of bucket b among the ranks of the host, or -1.
   int64_t last_exchange(int b) const { return last_exchange_[b]; }
   /// Takes over changes of the groups; between steps.
@@ -108,7 +110,7 @@ class StepLauncher {
   absl::Status LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream);
   void LaunchContribute(int64_t step);
   void LaunchJoin();
-  void LaunchDecide(const StepPlan& plan);
+  void LaunchDecide(const StepPlan& plan, int64_t step);
   absl::Status LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
 
   absl::Span<const Slice> HostSlices(int b, int64_t exchange);
@@ -125,6 +127,7 @@ class StepLauncher {
   const bool local_sums_;
   OtherOptimizers* others_ = nullptr;
   HostContributions contributions_;
+  int64_t host_sum_bytes_ = 0;  // of one sum that waits for the network
   std::vector<BucketSegments> segments_;
   std::vector<LatestSlices> slices_, host_slices_, host_sums_;  // by bucket
   std::vector<std::vector<Slice>> own_gradient_;                // by bucket: this rank's, all shards
@@ -142,7 +145,7 @@ class StepLauncher {
   Findings findings_;
   Decision decision_;
   UpdateScalars scalars_;
-  std::atomic<bool> updating_{false};
+  std::atomic<int64_t> updating_step_{-1};  // -1: none
 };
 
 }  // namespace shardstep

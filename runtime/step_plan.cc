@@ -179,7 +179,9 @@ class PlanBuilder {
   std::vector<int> releases_;  // by exchange: the node after which its slot, and what was sent, are free
 };
 
-const char* Name(StepOp op) {
+}  // namespace
+
+const char* ToString(StepOp op) {
   switch (op) {
     case StepOp::kAccumulate:
       return "Accumulate";
@@ -213,8 +215,6 @@ const char* Name(StepOp op) {
   return "?";
 }
 
-}  // namespace
-
 std::pair<int, int> StepPlan::Range(int64_t micro_step, int bucket) const {
   const int64_t i = micro_step * input.bucket_count() + bucket;
   return {starts[i], starts[i + 1]};
@@ -243,7 +243,7 @@ StepPlan BuildStepPlan(const StepPlanInput& input, const LevelTraits& traits) {
 }
 
 std::string ToString(const StepNode& node) {
-  std::string text = Name(node.op);
+  std::string text = ToString(node.op);
   if (node.level == Level::kNetwork) text += " between hosts";
   if (node.bucket < 0) return text;
   absl::StrAppend(&text, "(bucket ", node.bucket);

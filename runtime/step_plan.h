@@ -30,6 +30,9 @@ enum class StepOp {
   kAwaitPublished,  ///< the other hosts' shards are here
 };
 
+/// "Exchange".
+const char* ToString(StepOp op);
+
 /// The queues that nodes are issued on. kCaller is the trainer's own stream: on a CPU, its thread.
 enum class StepStream { kCaller, kExchange, kUpdate };
 

@@ -1,31 +1,12 @@
 #include "shardstep/runtime/step_scheduler.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "shardstep/runtime/plan_input.h"
 
 namespace shardstep {
 namespace {
-
-int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-// Adds the time of its scope to `*total_ns`.
-class Stopwatch {
- public:
-  explicit Stopwatch(int64_t* total_ns) : total_ns_(total_ns), begin_ns_(NowNs()) {}
-  ~Stopwatch() { *total_ns_ += NowNs() - begin_ns_; }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  int64_t* total_ns_;
-  int64_t begin_ns_;
-};
 
 StepPlan MakePlan(const StepResources& r, int64_t micro_steps, bool joins) {
   StepPlanInput input = MakePlanInput(*r.options, *r.groups, *r.layout, *r.map, micro_steps);
@@ -65,7 +46,7 @@ absl::Status StepScheduler::GradientWritable(int p) {
                                                       r_.layout->parameter(p).name,
                                                       "\" was already marked ready in this micro-step"));
   }
-  return AwaitWritable(p);
+  return AwaitWritable(p, "GradientWritable");
 }
 
 absl::Status StepScheduler::GradientReady(int p) {
@@ -102,7 +83,7 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
   }
   SHARDSTEP_RETURN_IF_ERROR(ValidateArguments(arguments, *r_.options, r_.groups->groups(), micro_steps, world_size_));
   // Shards of the last step may still be on their way from here.
-  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
+  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "Step"));
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
 
   DecisionInput input{.arguments = arguments, .counters = counters_, .micro_steps = micro_steps};
@@ -111,19 +92,24 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
   if (last_contribution_ * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution_;
   launcher_.SetDecisionInput(input);
   if (others_ != nullptr) others_->StepCalled();
-  step_begin_ns_ = NowNs();
+  step_begin_ns_ = SteadyNowNs();
   in_flight_ = true;
   const auto [first, last] = plan_.AfterGradients();
   SHARDSTEP_RETURN_IF_ERROR(Issue(first, last));
+  // Updates end before the weights of the last one leave, on whichever stream.
+  StreamOf(plan_.nodes.back().stream).Enqueue("EndOfPublishing", [this, step = position_.step] {
+    launcher_.EndUpdating(step);
+    return absl::OkStatus();
+  });
   r_.update->Enqueue("EndOfStep", [this] {
-    launcher_.EndUpdating();
-    step_end_ns_ = NowNs();
+    step_end_ns_ = SteadyNowNs();
     return absl::OkStatus();
   });
   step_done_ = r_.update->Record();
 
   for (int b = 0; b < r_.layout->bucket_count(); ++b) bucket_published_[b] = !plan_.input.active[b];
   ++position_.step;
+  ++step_number_;
   position_.first_exchange += plan_.exchanges();
   micro_step_ = 0;
   last_contribution_ = -1;
@@ -133,14 +119,14 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
 
 absl::Status StepScheduler::WeightsReady(int p) {
   SHARDSTEP_RETURN_IF_ERROR(CheckParameter(p, "WeightsReady"));
-  for (const int b : r_.layout->buckets_of(p)) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
+  for (const int b : r_.layout->buckets_of(p)) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "WeightsReady"));
   return Healthy();
 }
 
 absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
   if (!in_flight_) return absl::FailedPreconditionError("FinishStep: no step is in flight");
   {
-    const Stopwatch exposed(&exposed_ns_);
+    const CallerWait wait("FinishStep", step_number_ - 1, /*bucket=*/-1, tracer_, &exposed_ns_);
     // The error, if any, is found and reported by Healthy.
     r_.update->Synchronize(step_done_).IgnoreError();
   }
@@ -173,13 +159,21 @@ absl::Status StepScheduler::Issue(int first, int last) {
     HostStream& stream = StreamOf(node.stream);
     if (node.waits_for_caller) stream.Wait(r_.caller->Record());
     for (const int earlier : node.waits) stream.Wait(done_[earlier]);
-    launch_error_.Update(Annotate(launcher_.Launch(plan_, node, position_, stream), ToString(node)));
+    const auto launch = [&] { return launcher_.Launch(plan_, node, position_, stream); };
+    launch_error_.Update(Annotate(tracer_.Launch(node, step_number_, stream, launch), ToString(node)));
     if (!launch_error_.ok()) return Healthy();
     done_[i] = stream.Record();
     if (ReadsGradients(plan_, node)) read_done_[node.bucket] = done_[i];
     if (node.op == StepOp::kUpdate) weights_done_[node.bucket] = done_[i];
   }
   return absl::OkStatus();
+}
+
+void StepScheduler::SetTrace(StepTrace* trace) {
+  // Their errors are found and reported by Healthy.
+  r_.exchange->Synchronize(r_.exchange->Record()).IgnoreError();
+  r_.update->Synchronize(r_.update->Record()).IgnoreError();
+  tracer_.Set(trace);
 }
 
 HostStream& StepScheduler::StreamOf(StepStream stream) const {
@@ -207,10 +201,10 @@ void StepScheduler::BeginMicroStep() {
   next_bucket_ = 0;
 }
 
-absl::Status StepScheduler::AwaitWritable(int p) {
+absl::Status StepScheduler::AwaitWritable(int p, const char* call) {
   for (const int b : r_.layout->buckets_of(p)) {
     if (bucket_writable_[b]) continue;
-    const Stopwatch exposed(&exposed_ns_);
+    const CallerWait wait(call, step_number_, b, tracer_, &exposed_ns_);
     const int64_t last_exchange = launcher_.last_exchange(b);
     if (!plan_.communicates() || plan_.gradients.local_sums) {
       r_.caller->Wait(read_done_[b]);
@@ -250,7 +244,7 @@ absl::Status StepScheduler::FillMissing() {
     if (r_.groups->frozen(p) || gradients_[p] == GradientState::kReady) continue;
     // One of several names of a gradient may stay unused: what the others wrote stands.
     if (StateOfTied(p) != GradientState::kReady) {
-      SHARDSTEP_RETURN_IF_ERROR(AwaitWritable(p));
+      SHARDSTEP_RETURN_IF_ERROR(AwaitWritable(p, "EndMicroStep"));
       SHARDSTEP_RETURN_IF_ERROR(ZeroGradient(p));
     }
     SHARDSTEP_RETURN_IF_ERROR(MarkReady(p));
@@ -270,9 +264,9 @@ StepScheduler::GradientState StepScheduler::StateOfTied(int p) const {
   return state;
 }
 
-absl::Status StepScheduler::AwaitPublished(int b) {
+absl::Status StepScheduler::AwaitPublished(int b, const char* call) {
   if (bucket_published_[b]) return absl::OkStatus();
-  const Stopwatch exposed(&exposed_ns_);
+  const CallerWait wait(call, step_number_ - 1, b, tracer_, &exposed_ns_);
   if (plan_.communicates()) {
     SHARDSTEP_RETURN_IF_ERROR(r_.host->AwaitPublished(b, position_.step - 1, *r_.caller));
   } else {
@@ -285,7 +279,7 @@ absl::Status StepScheduler::AwaitPublished(int b) {
 absl::Status StepScheduler::Settle(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
   if (in_flight_) return absl::FailedPreconditionError(absl::StrCat(call, ": call FinishStep of the last step first"));
-  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b));
+  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "AwaitPublished"));
   return Healthy();
 }
 

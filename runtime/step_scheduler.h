@@ -16,6 +16,7 @@
 #include "shardstep/runtime/step_launcher.h"
 #include "shardstep/runtime/step_plan.h"
 #include "shardstep/runtime/step_record.h"
+#include "shardstep/runtime/step_tracer.h"
 
 namespace shardstep {
 
@@ -43,7 +44,12 @@ class StepScheduler {
   const StepPlan& plan() const { return plan_; }
   /// As of the last finished step, or as restored.
   const StepCounters& counters() const { return counters_; }
-  void RestoreCounters(const StepCounters& counters) { counters_ = counters; }
+  void RestoreCounters(const StepCounters& counters) {
+    counters_ = counters;
+    step_number_ = counters.step + 1;
+  }
+  /// Between steps. What was launched before is done, and the trace before has heard of it, when this returns.
+  void SetTrace(StepTrace* trace);
 
   /// FailedPrecondition, naming `call`, while a step is in flight; the sticky error, if any; else every rank's weights
   /// of the last step are here.
@@ -54,7 +60,7 @@ class StepScheduler {
   bool idle() const;
   /// GradientReady(p) would be taken.
   bool IsWritable(int p) const { return gradients_[p] == GradientState::kWritable; }
-  /// True once an update failed half-way.
+  /// True once an update failed half-way: applied, and its weights not published.
   bool torn() const { return torn_; }
 
  private:
@@ -66,12 +72,12 @@ class StepScheduler {
   absl::Status CheckParameter(int p, absl::string_view call) const;
   absl::Status CheckTrained(int p, absl::string_view call) const;
   void BeginMicroStep();
-  absl::Status AwaitWritable(int p);
+  absl::Status AwaitWritable(int p, const char* call);
   absl::Status MarkReady(int p);
   absl::Status FillMissing();
   absl::Status ZeroGradient(int p);
   GradientState StateOfTied(int p) const;
-  absl::Status AwaitPublished(int b);
+  absl::Status AwaitPublished(int b, const char* call);
 
   absl::Status Issue(int first, int last);
   HostStream& StreamOf(StepStream stream) const;
@@ -82,9 +88,11 @@ class StepScheduler {
   OtherOptimizers* others_ = nullptr;
   StepPlan plan_;
   StepLauncher launcher_;
+  StepTracer tracer_;
 
   // The step being filled or in flight.
   StepPosition position_;
+  int64_t step_number_ = 1;               // of the step being filled, as its record will say
   int64_t micro_step_ = 0;                // within the step
   bool in_flight_ = false;                // between Step and FinishStep
   int64_t last_contribution_ = -1;        // the last micro-step of the step in which the caller marked a gradient ready
