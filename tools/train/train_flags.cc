@@ -61,6 +61,7 @@ constexpr Shorthand kShorthands[] = {
     {"compute_threads", "run.compute_threads", "threads of one rank's forward and backward"},
     {"records", "run.records", "a file for one line of JSON per step"},
     {"plot", "run.plot", "draws the run to this and .loss.svg, .phases.svg, .png; needs gnuplot"},
+    {"trace", "run.trace", "a file for a timeline of every operation, to look at with Perfetto"},
     {"poison_step", "run.poison_step", "write a NaN into a gradient of this step, to watch it being skipped"},
 };
 

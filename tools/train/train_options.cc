@@ -180,6 +180,10 @@ absl::Status ReadRun(const proto::Run& message, TrainOptions* options) {
     if (message.records().empty()) return Refuse("run.records", "must not be empty");
     options->records_path = message.records();
   }
+  if (message.has_trace()) {
+    if (message.trace().empty()) return Refuse("run.trace", "must not be empty");
+    options->trace_path = message.trace();
+  }
   if (message.has_plot()) {
     const bool names_a_file = !message.plot().empty() && message.plot().back() != '/';
     if (!names_a_file) return Refuse("run.plot", "must be the beginning of file names, not empty or a folder");

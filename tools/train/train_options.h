@@ -48,6 +48,7 @@ struct TrainOptions {
   int compute_threads = 1;
   std::optional<std::string> records_path;
   std::optional<std::string> plot_prefix;
+  std::optional<std::string> trace_path;
   std::optional<int64_t> poison_step;
 
   int64_t steps() const { return learning_rate.steps; }

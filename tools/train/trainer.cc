@@ -11,6 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "shardstep/runtime/agreement.h"
+#include "shardstep/tools/text_file.h"
+#include "shardstep/tools/trace/trace_file.h"
 #include "shardstep/tools/train/generate.h"
 
 namespace shardstep {
@@ -55,6 +57,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& opt
 
 absl::Status Trainer::OpenListenerAndModel() {
   if (listener_ != nullptr) SHARDSTEP_RETURN_IF_ERROR(listener_->Open());
+  // Written at the end, and refused now.
+  if (listener_ != nullptr && options_.trace_path) SHARDSTEP_RETURN_IF_ERROR(WriteTextFile(*options_.trace_path, ""));
   SHARDSTEP_RETURN_IF_ERROR(SetComputeThreads(options_.compute_threads));
   SHARDSTEP_ASSIGN_OR_RETURN(model_, Model<Bf16>::Create(options_.model, options_.sequences, FastestMatmulRoute()));
   return absl::OkStatus();
@@ -72,6 +76,10 @@ absl::Status Trainer::Start(CommunicatorLevels communicators) {
   SHARDSTEP_RETURN_IF_ERROR(LoadOrInitialize());
   windows_.resize(options_.sequences * model_->window_bytes());
   first_step_ = optimizer_->step();
+  if (options_.trace_path) {
+    recording_ = std::make_unique<TraceRecording>();
+    optimizer_->SetTrace(recording_.get());
+  }
   const absl::Status begun = listener_ == nullptr ? absl::OkStatus() : listener_->Begin(first_step_);
   return AgreeOnStatus(rendezvous_, "first step of the trainer", begun, kLongestEvaluation);
 }
@@ -95,6 +103,7 @@ std::vector<std::string> Trainer::DescribeRun() const {
   lines.push_back(absl::StrCat("poison_step = ", options_.poison_step.value_or(0)));
   lines.push_back(absl::StrCat("stop_after = ", options_.stop_after.value_or(0)));
   lines.push_back(absl::StrCat("resume = ", options_.resume));
+  lines.push_back(absl::StrCat("trace = ", options_.trace_path.has_value()));
   lines.push_back(absl::StrCat("evaluation windows = ", options_.evaluate_windows));
   lines.push_back(absl::StrCat("evaluation interval = ", options_.evaluate_interval_steps));
   lines.push_back(absl::StrCat("checkpoint interval = ", options_.checkpoint_interval_steps));
@@ -149,6 +158,7 @@ absl::Status Trainer::Run() {
     if (evaluate && !last) SHARDSTEP_RETURN_IF_ERROR(Evaluate());
     if (options_.checkpoint_directory && (save || last)) SHARDSTEP_RETURN_IF_ERROR(Save());
   }
+  if (recording_ != nullptr) SHARDSTEP_RETURN_IF_ERROR(WriteTimeline());
   const bool at_the_end = optimizer_->step() >= options_.steps();
   if (at_the_end) SHARDSTEP_RETURN_IF_ERROR(Evaluate());
   SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer_->Digests());
@@ -271,6 +281,13 @@ absl::Status Trainer::Evaluate() {
 absl::Status Trainer::Save() {
   SHARDSTEP_RETURN_IF_ERROR(optimizer_->Save(*options_.checkpoint_directory, CallerState()));
   Tell(absl::StrCat("saved step ", optimizer_->step(), " to ", *options_.checkpoint_directory));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::WriteTimeline() {
+  optimizer_->SetTrace(nullptr);
+  SHARDSTEP_RETURN_IF_ERROR(WriteTrace(rendezvous_, *recording_, *options_.trace_path));
+  Tell(absl::StrCat("timeline: ", *options_.trace_path));
   return absl::OkStatus();
 }
 

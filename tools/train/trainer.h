@@ -10,6 +10,7 @@
 #include "shardstep/comm/rendezvous.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/runtime/sharded_optimizer.h"
+#include "shardstep/tools/trace/trace_recording.h"
 #include "shardstep/tools/train/corpus.h"
 #include "shardstep/tools/train/model.h"
 #include "shardstep/tools/train/train_listener.h"
@@ -69,6 +70,7 @@ class Trainer {
   absl::Status TellStep(const StepRecord& record, const StepInFlight& step, double loss);
   absl::Status Evaluate();
   absl::Status Save();
+  absl::Status WriteTimeline();
   absl::Status GenerateText();
   void Tell(const std::string& line);
 
@@ -77,6 +79,7 @@ class Trainer {
   Rendezvous& rendezvous_;
   TrainListener* const listener_;  // nullptr: not rank 0
   std::unique_ptr<Model<Bf16>> model_;
+  std::unique_ptr<TraceRecording> recording_;  // nullptr: no timeline is wanted
   std::unique_ptr<ShardedOptimizer> optimizer_;
   std::vector<uint8_t> windows_;  // of one micro-batch
   std::optional<StepInFlight> in_flight_;
