@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
-#include <variant>
 #include <vector>
 
-#include "reference_step.h"
+#include "shardstep/tools/reference/reference_group.h"
 #include "shardstep/tools/train/corpus.h"
 #include "shardstep/tools/train/learning_rate.h"
 #include "shardstep/tools/train/model.h"
@@ -15,35 +14,6 @@
 
 namespace shardstep {
 namespace {
-
-shardstep_reference::Group ReferenceGroup(const GroupOptions& options) {
-  using shardstep_reference::Kept;
-  using shardstep_reference::Rule;
-  shardstep_reference::Group group;
-  if (const auto* adamw = std::get_if<AdamWOptions>(&options.rule)) {
-    group = {.beta1 = adamw->beta1, .beta2 = adamw->beta2, .epsilon = adamw->epsilon};
-    group.weight_decay = adamw->weight_decay;
-  } else if (const auto* sgd = std::get_if<SgdOptions>(&options.rule)) {
-    group = {.rule = Rule::kSgd, .momentum = sgd->momentum, .nesterov = sgd->nesterov};
-    group.weight_decay = sgd->weight_decay;
-  } else if (const auto* lion = std::get_if<LionOptions>(&options.rule)) {
-    group = {.beta1 = lion->beta1, .beta2 = lion->beta2, .rule = Rule::kLion};
-    group.weight_decay = lion->weight_decay;
-  }
-  group.learning_rate_factor = std::visit([](const auto& rule) { return rule.learning_rate_factor; }, options.rule);
-  switch (options.master) {
-    case Master::kFp32:
-      group.kept = Kept::kFp32;
-      break;
-    case Master::kSplit:
-      group.kept = Kept::kSplit;
-      break;
-    case Master::kNone:
-      group.kept = options.rounding == Rounding::kNearest ? Kept::kNearest : Kept::kStochastic;
-      break;
-  }
-  return group;
-}
 
 shardstep_reference::Model InitialModel(const TrainOptions& options, const std::vector<ParameterSpec>& parameters) {
   shardstep_reference::Model reference;
@@ -74,9 +44,11 @@ absl::Status Train(const TrainOptions& options) {
                              Model<Bf16>::Create(options.model, options.sequences, FastestMatmulRoute()));
   const std::vector<ParameterSpec> parameters = ModelParameters(options.model);
   shardstep_reference::Model reference = InitialModel(options, parameters);
-  std::vector<std::vector<std::vector<uint16_t>>> gradients(options.micro_batches);
+  std::vector<shardstep_reference::MicroBatch> gradients(options.micro_batches);
+  std::vector<const shardstep_reference::MicroBatch*> micro_batches;
   for (auto& micro_batch : gradients) {
     for (const auto& parameter : reference.parameters()) micro_batch.emplace_back(parameter.master.size());
+    micro_batches.push_back(&micro_batch);
   }
   for (int64_t step = 1; step <= options.steps(); ++step) {
     for (int64_t j = 0; j < options.micro_batches; ++j) {
@@ -91,11 +63,11 @@ absl::Status Train(const TrainOptions& options) {
       SHARDSTEP_RETURN_IF_ERROR(model->Gradients(Windows(options, corpus, step, j), hooks).status());
       if (options.poison_step == step && j == 0) gradients[0][0][0] = 0x7fc0;
     }
-    reference.Step(gradients, {.learning_rate = LearningRate(options.learning_rate, step),
-                               .divisor = static_cast<double>(options.micro_batches),
-                               .max_norm = options.max_norm,
-                               .sum_group = options.optimizer.sum_group,
-                               .rounding_seed = options.optimizer.rounding_seed});
+    reference.Step(micro_batches, {.learning_rate = LearningRate(options.learning_rate, step),
+                                   .divisor = static_cast<double>(options.micro_batches),
+                                   .max_norm = options.max_norm,
+                                   .sum_group = options.optimizer.sum_group,
+                                   .rounding_seed = options.optimizer.rounding_seed});
   }
   const shardstep_reference::Digests digests = reference.Digest();
   std::cout << "digest weights=" << digests.weights << " master=" << digests.master << " state=" << digests.first_moment

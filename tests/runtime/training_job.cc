@@ -12,6 +12,7 @@
 #include "shardstep/comm/shm/shared_memory_communicator.h"
 #include "shardstep/tests/comm/landing_communicator.h"
 #include "shardstep/tests/comm/rank_threads.h"
+#include "shardstep/tools/reference/reference_group.h"
 
 namespace shardstep {
 namespace {
@@ -65,33 +66,6 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   }
   const absl::Status ended = optimizer.EndMicroStep();
   ASSERT_TRUE(ended.ok()) << ended;
-}
-
-shardstep_reference::Group ReferenceGroup(const GroupOptions& options) {
-  shardstep_reference::Group group;
-  if (const auto* adamw = std::get_if<AdamWOptions>(&options.rule)) {
-    group = {.beta1 = adamw->beta1,
-             .beta2 = adamw->beta2,
-             .epsilon = adamw->epsilon,
-             .weight_decay = adamw->weight_decay,
-             .learning_rate_factor = adamw->learning_rate_factor};
-  } else if (const auto* sgd = std::get_if<SgdOptions>(&options.rule)) {
-    group = {.weight_decay = sgd->weight_decay,
-             .learning_rate_factor = sgd->learning_rate_factor,
-             .rule = shardstep_reference::Rule::kSgd,
-             .momentum = sgd->momentum,
-             .nesterov = sgd->nesterov};
-  } else if (const auto* lion = std::get_if<LionOptions>(&options.rule)) {
-    group = {.beta1 = lion->beta1,
-             .beta2 = lion->beta2,
-             .weight_decay = lion->weight_decay,
-             .learning_rate_factor = lion->learning_rate_factor,
-             .rule = shardstep_reference::Rule::kLion};
-  }
-  using shardstep_reference::Kept;
-  const Kept none = options.rounding == Rounding::kNearest ? Kept::kNearest : Kept::kStochastic;
-  group.kept = options.master == Master::kFp32 ? Kept::kFp32 : options.master == Master::kSplit ? Kept::kSplit : none;
-  return group;
 }
 
 }  // namespace
@@ -219,7 +193,8 @@ TrainingResult RunReference(const TrainingJob& job) {
     for (int p = 0; job.reference_settings && p < static_cast<int>(elements.size()); ++p) {
       model.SetGroup(p, ReferenceGroup({.rule = job.reference_settings(step)}));
     }
-    std::vector<std::vector<std::vector<uint16_t>>> gradients(job.micro_batches);
+    std::vector<shardstep_reference::MicroBatch> gradients(job.micro_batches);
+    std::vector<const shardstep_reference::MicroBatch*> micro_batches;
     for (int64_t j = 0; j < job.micro_batches; ++j) {
       for (int p = 0; p < static_cast<int>(elements.size()); ++p) {
         const bool unused = job.unused_last_parameter && p + 1 == static_cast<int>(elements.size());
@@ -227,13 +202,14 @@ TrainingResult RunReference(const TrainingJob& job) {
         for (int64_t i = 0; i < elements[p]; ++i) values.push_back(unused ? 0 : job.gradient(step, j, p, i).bits);
         gradients[j].push_back(std::move(values));
       }
+      micro_batches.push_back(&gradients[j]);
     }
     const shardstep_reference::StepResult step_result =
-        model.Step(gradients, {.learning_rate = 0.01 / (1.0 + step),
-                               .divisor = static_cast<double>(job.micro_batches),
-                               .max_norm = job.max_norm,
-                               .sum_group = job.options.sum_group,
-                               .rounding_seed = job.options.rounding_seed});
+        model.Step(micro_batches, {.learning_rate = 0.01 / (1.0 + step),
+                                   .divisor = static_cast<double>(job.micro_batches),
+                                   .max_norm = job.max_norm,
+                                   .sum_group = job.options.sum_group,
+                                   .rounding_seed = job.options.rounding_seed});
     StepRecord record;
     record.applied = step_result.applied;
     record.clip_factor = step_result.clip;

@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "reference_step.h"
 #include "shardstep/runtime/sharded_optimizer.h"
+#include "shardstep/tools/reference/reference_step.h"
 
 namespace shardstep {
 

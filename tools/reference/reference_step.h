@@ -1,5 +1,5 @@
-#ifndef SHARDSTEP_TESTS_REFERENCE_REFERENCE_STEP_H_
-#define SHARDSTEP_TESTS_REFERENCE_REFERENCE_STEP_H_
+#ifndef SHARDSTEP_TOOLS_REFERENCE_REFERENCE_STEP_H_
+#define SHARDSTEP_TOOLS_REFERENCE_REFERENCE_STEP_H_
 
 #include <cstdint>
 #include <optional>
@@ -49,12 +49,15 @@ struct Digests {
   std::string weights, master, first_moment, second_moment;
 };
 
+/// The gradients of one micro-batch, [parameter][element], bf16 bits.
+using MicroBatch = std::vector<std::vector<uint16_t>>;
+
 class Model {
  public:
   /// Zero moments; weights rounded from `master`.
   void Add(const Group& group, std::vector<float> master);
-  /// gradients[j][p][element], bf16 bits, micro-batches in order. A step with a non-finite sum changes nothing.
-  StepResult Step(const std::vector<std::vector<std::vector<uint16_t>>>& gradients, const StepArguments& arguments);
+  /// Micro-batches in order; the same one may stand at several places. A step with a non-finite sum changes nothing.
+  StepResult Step(const std::vector<const MicroBatch*>& micro_batches, const StepArguments& arguments);
   /// Other settings of parameter p from the next step on; rule and what is kept stay.
   void SetGroup(int p, const Group& group) { parameters_[p].group = group; }
   Digests Digest() const;
@@ -70,4 +73,4 @@ uint16_t ToBf16(float value);
 
 }  // namespace shardstep_reference
 
-#endif  // SHARDSTEP_TESTS_REFERENCE_REFERENCE_STEP_H_
+#endif  // SHARDSTEP_TOOLS_REFERENCE_REFERENCE_STEP_H_

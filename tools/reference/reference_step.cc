@@ -200,19 +200,19 @@ void Update(Parameter& p, const std::vector<float>& gradients, double learning_r
 }
 
 // Groups of consecutive micro-batches first, then these.
-std::vector<float> Sum(const std::vector<std::vector<std::vector<uint16_t>>>& gradients, size_t p, size_t elements,
+std::vector<float> Sum(const std::vector<const MicroBatch*>& micro_batches, size_t p, size_t elements,
                        int64_t sum_group) {
   std::vector<float> sum(elements, 0.0f);
   const size_t group = static_cast<size_t>(sum_group);
-  for (size_t begin = 0; begin < gradients.size(); begin += group) {
-    const size_t end = std::min(begin + group, gradients.size());
+  for (size_t begin = 0; begin < micro_batches.size(); begin += group) {
+    const size_t end = std::min(begin + group, micro_batches.size());
     for (size_t i = 0; i < elements; ++i) {
       if (group == 1) {
-        sum[i] = sum[i] + FromBf16(gradients[begin][p][i]);
+        sum[i] = sum[i] + FromBf16((*micro_batches[begin])[p][i]);
         continue;
       }
       float part = 0.0f;
-      for (size_t j = begin; j < end; ++j) part = part + FromBf16(gradients[j][p][i]);
+      for (size_t j = begin; j < end; ++j) part = part + FromBf16((*micro_batches[j])[p][i]);
       sum[i] = sum[i] + part;
     }
   }
@@ -274,13 +274,12 @@ void Model::Add(const Group& group, std::vector<float> master) {
   parameters_.push_back(std::move(p));
 }
 
-StepResult Model::Step(const std::vector<std::vector<std::vector<uint16_t>>>& gradients,
-                       const StepArguments& arguments) {
+StepResult Model::Step(const std::vector<const MicroBatch*>& micro_batches, const StepArguments& arguments) {
   std::vector<std::vector<float>> sums;
   BigSum squares;
   bool finite = true;
   for (size_t p = 0; p < parameters_.size(); ++p) {
-    std::vector<float> sum = Sum(gradients, p, parameters_[p].master.size(), arguments.sum_group);
+    std::vector<float> sum = Sum(micro_batches, p, parameters_[p].master.size(), arguments.sum_group);
     for (const float s : sum) finite = finite && std::isfinite(s);
     for (size_t begin = 0; finite && begin < sum.size(); begin += 1024) {
       squares.Add(BlockSum(sum.data() + begin, std::min<int64_t>(1024, static_cast<int64_t>(sum.size() - begin))));
