@@ -278,6 +278,29 @@ TEST(ParameterKinds, M2AFrozenParameterCostsWeightsOnly) {
   EXPECT_EQ(2 * one->rank_bytes(), both->rank_bytes());
 }
 
+// What is frozen and thawed later costs what it would have cost, but for gradients whose memory stays.
+TEST(ParameterKinds, M2MemoryIsWhatIsHeldNow) {
+  std::vector<ParameterSpec> parameters = {{.name = "a", .shape = {64 * 1024}}, {.name = "b", .shape = {64 * 1024}}};
+  const MemoryEstimate both = *ShardedOptimizer::EstimateMemory({}, parameters, 1);
+  parameters[1].frozen = true;
+  const MemoryEstimate one = *ShardedOptimizer::EstimateMemory({}, parameters, 1);
+  RunRankThreads(1, [&](Rendezvous& rendezvous) {
+    const TrainingJob job;
+    const auto optimizer = *ShardedOptimizer::Create(job.options, parameters, MakeLevels(job, rendezvous), &rendezvous);
+    ASSERT_TRUE(optimizer->Initialize([](int, int64_t, absl::Span<float>) {}).ok());
+    EXPECT_EQ(optimizer->memory().rank_bytes(), one.rank_bytes());
+    for (int time = 0; time < 2; ++time) {
+      ASSERT_TRUE(optimizer->SetFrozen({"b"}, false).ok());
+      EXPECT_EQ(optimizer->memory().gradient_bytes, both.gradient_bytes);
+      EXPECT_EQ(optimizer->memory().rank_bytes(), both.rank_bytes());
+      ASSERT_TRUE(optimizer->SetFrozen({"b"}, true).ok());
+      EXPECT_EQ(optimizer->memory().master_bytes, one.master_bytes);
+      EXPECT_EQ(optimizer->memory().state_bytes, one.state_bytes);
+      EXPECT_EQ(optimizer->memory().gradient_bytes, both.gradient_bytes);
+    }
+  });
+}
+
 TEST(ParameterKinds, FrozenGradientsAreRefused) {
   RunRankThreads(1, [](Rendezvous& rendezvous) {
     TrainingJob job = Job();

@@ -15,12 +15,14 @@
 #include "shardstep/runtime/host_contributions.h"
 #include "shardstep/runtime/job_memory.h"
 #include "shardstep/tests/comm/delaying_communicator.h"
+#include "shardstep/tests/comm/rank_threads.h"
 #include "training_job.h"
 
 namespace shardstep {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TrainingJob Job() {
@@ -199,6 +201,61 @@ TEST(Hosts, S3ForwardsNeverReadOldWeights) {
       EXPECT_EQ(old, 0) << topology.name << ", seed " << seed;
     }
   }
+}
+
+// ---- What fails ----------------------------------------------------------------------------------------------------
+
+// A level whose publishing waits for `go` on the stream, and then fails.
+class FailingPublish : public DelayingCommunicator {
+ public:
+  FailingPublish(std::unique_ptr<Communicator> inner, std::atomic<bool>* go)
+      : DelayingCommunicator(std::move(inner), {.max_delay_us = 0}), go_(go) {}
+  absl::Status Publish(int bucket, int64_t step, Stream& stream) override {
+    if (step < kFailingStep) return DelayingCommunicator::Publish(bucket, step, stream);
+    dynamic_cast<HostStream&>(stream).Enqueue("Publish", [this] {
+      while (!*go_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return absl::DataLossError("not published");
+    });
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr int64_t kFailingStep = 2;  // 0 is Initialize, 1 an optimizer's first step
+  std::atomic<bool>* go_;
+};
+
+// The record of a step is there once its updates are done; weights of the other hosts come later, or never.
+TEST(Hosts, AStepThatIsNotPublishedLeavesTheOptimizerTorn) {
+  TrainingJob job = Job();
+  job.world_size = 2;
+  job.host_of_rank = {0, 1};
+  job.steps = 2;
+  job.options.wait_deadline = absl::Seconds(20);
+  std::atomic<bool> go = false;
+  job.wrap = [&](std::unique_ptr<Communicator> communicator, int rank) -> std::unique_ptr<Communicator> {
+    const bool within_host = communicator->world_size() == 1;
+    if (rank != 0 || !within_host) return communicator;
+    return std::make_unique<FailingPublish>(std::move(communicator), &go);
+  };
+  RunRankThreads(job.world_size, [&](Rendezvous& rendezvous) {
+    OptimizerOptions options = job.options;
+    options.micro_steps = job.micro_steps();
+    auto optimizer = *ShardedOptimizer::Create(options, job.parameters, MakeLevels(job, rendezvous), &rendezvous);
+    ASSERT_TRUE(
+        optimizer
+            ->Initialize([](int, int64_t, absl::Span<float> values) { std::fill(values.begin(), values.end(), 1.0f); })
+            .ok());
+    std::vector<StepRecord> records;
+    ASSERT_NO_FATAL_FAILURE(Train(job, *optimizer, 0, job.steps, &records));
+    EXPECT_TRUE(records.back().applied);
+    if (rendezvous.rank() != 0) return;
+    go = true;
+    absl::Status status;
+    while ((status = optimizer->GradientWritable(0)).ok()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the optimizer is torn"));
+    EXPECT_THAT(std::string(optimizer->Save("nowhere", "").message()), HasSubstr("torn"));
+  });
 }
 
 // ---- What travels --------------------------------------------------------------------------------------------------

@@ -207,6 +207,18 @@ TEST(ShardedOptimizer, S5MicroStepsMayChange) {
   EXPECT_EQ(digests[0], digests[1]);
 }
 
+TEST(ShardedOptimizer, MemoryKnowsTheRunningSumsOfMoreMicroSteps) {
+  RunRankThreads(1, [](Rendezvous& rendezvous) {
+    const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
+    InitializeToOnes(*optimizer);
+    EXPECT_EQ(optimizer->memory().accumulator_bytes, 0);
+    ASSERT_TRUE(optimizer->SetMicroSteps(2).ok());
+    EXPECT_EQ(optimizer->memory().accumulator_bytes, optimizer->memory().master_bytes);
+    ASSERT_TRUE(optimizer->SetMicroSteps(1).ok());
+    EXPECT_EQ(optimizer->memory().accumulator_bytes, optimizer->memory().master_bytes) << "they stay";
+  });
+}
+
 TEST(ShardedOptimizer, MicroStepsMustBeEqualAndPossible) {
   RunRankThreads(2, [](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);

@@ -33,6 +33,14 @@ struct Case {
   int hosts = 1;  ///< more than one: two levels
   std::function<void(OptimizerOptions&)> change = nullptr;
   bool joins = false;  ///< decides with others
+  bool traced = false;
+};
+
+// Hears everything and keeps nothing.
+class IgnoredTrace : public StepTrace {
+ public:
+  void Add(const TraceSpan&) override { ++spans; }
+  int spans = 0;
 };
 
 // Others that find what this optimizer finds.
@@ -165,6 +173,7 @@ class RecordedRank {
                                                                .update = &update_,
                                                                .gradients = gradients_,
                                                                .host_sums = View(host_sums_)});
+    if (job->job_case().traced) scheduler_->SetTrace(&trace_);
     if (job->job_case().joins) {
       EXPECT_TRUE(scheduler_->DecideWith(&others_).ok());
     }
@@ -208,6 +217,7 @@ class RecordedRank {
 
   const RecorderCommunicator& host() const { return *host_; }
   const RecordedOthers& others() const { return others_; }
+  const IgnoredTrace& trace() const { return trace_; }
 
  private:
   static BufferView View(std::vector<std::byte>& bytes) { return {bytes.data(), static_cast<int64_t>(bytes.size())}; }
@@ -218,6 +228,7 @@ class RecordedRank {
   RecorderStream caller_, exchange_, update_;
   RecorderKernels kernels_;
   RecordedOthers others_;
+  IgnoredTrace trace_;
   std::unique_ptr<RecorderCommunicator> host_, network_;
   ShardState state_;
   std::vector<std::byte> own_gradients_, host_sums_;
@@ -247,6 +258,7 @@ void Record(const Case& c, Recording* recording) {
       ranks[r]->Step();
     }
   }
+  EXPECT_EQ(ranks[0]->trace().spans > 0, c.traced);
   EXPECT_EQ(ranks[0]->others().steps_called, c.joins ? 4 : 0);
   EXPECT_EQ(ranks[0]->others().joined, c.joins ? 4 : 0);
   if (c.world_size == 1) {
@@ -266,6 +278,12 @@ std::vector<std::string> ProblemsWithout(const Case& c, std::set<std::string> de
 class RecordedSchedule : public ::testing::TestWithParam<Case> {};
 
 TEST_P(RecordedSchedule, OrdersEveryAccess) { EXPECT_THAT(ProblemsWithout(GetParam(), {}, nullptr), IsEmpty()); }
+
+TEST_P(RecordedSchedule, OrdersEveryAccessWhileTraced) {
+  Case traced = GetParam();
+  traced.traced = true;
+  EXPECT_THAT(ProblemsWithout(traced, {}, nullptr), IsEmpty());
+}
 
 // S4: without any one wait there is a race, so every wait is needed and the check sees it.
 TEST_P(RecordedSchedule, S4EveryWaitIsNeeded) {

@@ -62,6 +62,7 @@ const std::vector<Knob>& Knobs() {
       {"run.compute_threads", {"0", "1025"}, {"1", "1024"}},
       {"run.stop_after", {"0", "1"}, {}},
       {"run.records", {""}, {"x"}},
+      {"run.trace", {""}, {"x"}},
       {"run.poison_step", {"0"}, {"1"}},
       {"run.plot", {"", "pictures/"}, {"x", "pictures/x"}},
       // For TCP only: TcpNeedsAnAddressAndARank.
@@ -105,7 +106,7 @@ const std::vector<Knob>& Knobs() {
 
 bool IsText(const std::string& path) {
   return path == "data.path" || path == "checkpoint.directory" || path == "run.records" || path == "run.plot" ||
-         path == "run.address";
+         path == "run.trace" || path == "run.address";
 }
 
 TEST(TrainOptionsTest, X1EveryKnobIsRefusedByNameOrTaken) {
@@ -212,6 +213,8 @@ TEST(TrainOptionsTest, EveryFieldIsTakenOver) {
                              "r",
                              "--plot",
                              "p",
+                             "--trace",
+                             "t",
                              "--weights",
                              "PRIVATE",
                              "--accumulation",
@@ -254,6 +257,7 @@ TEST(TrainOptionsTest, EveryFieldIsTakenOver) {
   EXPECT_EQ(options->compute_threads, 15);
   EXPECT_EQ(options->records_path, "r");
   EXPECT_EQ(options->plot_prefix, "p");
+  EXPECT_EQ(options->trace_path, "t");
   EXPECT_EQ(options->optimizer.weights, WeightCopies::kPrivate);
   EXPECT_EQ(options->optimizer.sum_group, 16);
   EXPECT_EQ(options->optimizer.rounding_seed, 17);
