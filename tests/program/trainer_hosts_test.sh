@@ -26,6 +26,25 @@ two_hosts "${flags[@]}"
 says "between 2 hosts" "gradients" "weights"
 expect "$(digest "$reference" "${job[@]}" "${flags[@]}")" "$(last_line)" "two hosts of two ranks, ${flags[*]}"
 
+# A timeline of all hosts, both levels of each operation.
+two_hosts --trace "$work/trace.json"
+expect "$exact" "$(last_line)" "two hosts of two ranks, traced"
+python3 - "$work/trace.json" <<'EOF' || fail "the trace of two hosts"
+import collections
+import json
+import sys
+
+events = json.load(open(sys.argv[1]))["traceEvents"]
+operations = collections.Counter(
+    (event["pid"], event["name"], event["args"]["level"]) for event in events if event.get("cat") == "operation")
+ranks = {pid for pid, _, _ in operations}
+assert len(ranks) == 4, operations
+for rank in ranks:
+    for name in "Exchange", "Publish", "AllReduceSmall":
+        assert operations[rank, name, "host"] == operations[rank, name, "network"] > 0, (rank, name, operations)
+EOF
+echo "traced: two hosts of two ranks"
+
 two_hosts --host_sum ROUNDED
 [ "$(grep -c '"inexact_mode":\["host_sum: ROUNDED"\]' "$work/records.jsonl")" = 8 ] ||
   fail "not every record says that it is not exact: $(head -n 1 "$work/records.jsonl")"
