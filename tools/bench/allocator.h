@@ -8,8 +8,8 @@ enum class Allocator {
   kDefault,  ///< glibc's: mapped, returned to the system and touched for the first time again in each step
   kKeeps,    ///< freed memory is kept and used again
 };
-/// Of this process, from now on; buffers that are in use stay as they are. Both may alternate: kDefault returns what
-/// was kept.
+/// Of this process, from now on; buffers in use stay as they are. Both may alternate, but whoever measures kKeeps takes
+/// a step first: kDefault returns what was kept.
 void SetAllocator(Allocator allocator);
 
 }  // namespace shardstep

@@ -65,6 +65,10 @@ absl::StatusOr<std::unique_ptr<FlatModel>> FlatModel::Create(const BenchOptions&
   return model;
 }
 
+int64_t FlatModel::LargestShard(int64_t largest_piece_elements, int ranks) {
+  return std::max<int64_t>(1, largest_piece_elements / (kBlock * ranks)) * kBlock;
+}
+
 int64_t FlatModel::FlatElements(const BenchOptions& options, int ranks) {
   return ranks * ShardElements(ElementCount(options.parameters), ranks);
 }
@@ -78,7 +82,7 @@ int64_t FlatModel::EstimateBytes(const BenchOptions& options, int ranks) {
 
 void FlatModel::CutPieces(int64_t largest_piece_elements) {
   state_elements_ = ShardElements(elements_, ranks_);
-  const int64_t largest_shard = std::max<int64_t>(1, largest_piece_elements / (kBlock * ranks_)) * kBlock;
+  const int64_t largest_shard = LargestShard(largest_piece_elements, ranks_);
   for (int64_t begin = 0; begin < state_elements_; begin += largest_shard) {
     pieces_.push_back({.begin_element = ranks_ * begin,
                        .shard_elements = std::min(largest_shard, state_elements_ - begin),

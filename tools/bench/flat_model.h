@@ -37,6 +37,8 @@ class FlatModel {
   /// MpiBaseline::Create; ResourceExhausted names what did not fit.
   static absl::StatusOr<std::unique_ptr<FlatModel>> Create(const BenchOptions& options, int rank, int ranks,
                                                            int threads, int64_t largest_piece_elements);
+  /// A rank's part of the largest piece: a multiple of 1024.
+  static int64_t LargestShard(int64_t largest_piece_elements, int ranks);
   /// With padding.
   static int64_t FlatElements(const BenchOptions& options, int ranks);
   /// Of one rank.

@@ -42,11 +42,13 @@ absl::StatusOr<std::unique_ptr<MpiBaseline>> MpiBaseline::Create(Baseline baseli
   int ranks = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-  const bool in_chunks = baseline == Baseline::kPointToPoint;
-  SHARDSTEP_ASSIGN_OR_RETURN(
-      auto model, FlatModel::Create(options, rank, ranks, threads,
-                                    in_chunks ? std::numeric_limits<int64_t>::max() : largest_piece_elements));
-  if (in_chunks) return CreateMpiPipeline(std::move(model), options.max_norm);
+  if (baseline == Baseline::kPointToPoint) {
+    SHARDSTEP_ASSIGN_OR_RETURN(auto model,
+                               FlatModel::Create(options, rank, ranks, threads, std::numeric_limits<int64_t>::max()));
+    return CreateMpiPipeline(std::move(model), options.max_norm,
+                             FlatModel::LargestShard(largest_piece_elements, ranks));
+  }
+  SHARDSTEP_ASSIGN_OR_RETURN(auto model, FlatModel::Create(options, rank, ranks, threads, largest_piece_elements));
   return CreateMpiCollectives(baseline, std::move(model), options.max_norm);
 }
 

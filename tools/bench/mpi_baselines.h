@@ -26,12 +26,13 @@ namespace shardstep {
 /// ends the job, as MPI does by default.
 class MpiBaseline {
  public:
-  /// What one call of a collective moves at most.
+  /// What one call of a collective moves at most, of all ranks together.
   static constexpr int64_t kLargestPieceElements = int64_t{1} << 28;
 
   /// Collective. Allocates, fills (BenchMaster, BenchGradient) and touches everything. ResourceExhausted names what did
   /// not fit; InvalidArgument a mode that baselines do not have: several micro-steps, several groups, fp32 weights or
-  /// gradients. Larger models are cut into pieces.
+  /// gradients. Models of more than `largest_piece_elements` are cut; a chunk of mpi_p2p is at most a rank's part of
+  /// it.
   static absl::StatusOr<std::unique_ptr<MpiBaseline>> Create(Baseline baseline, const BenchOptions& options,
                                                              int64_t largest_piece_elements = kLargestPieceElements);
   virtual ~MpiBaseline() = default;

@@ -9,7 +9,9 @@
 namespace shardstep {
 namespace {
 
-constexpr int64_t kChunkElements = int64_t{1} << 21;
+// Measured among 2 ranks of one host: 128 Ki to 1 Mi elements are within a tenth of the best, and so are 2 to 8 in
+// flight; smaller chunks cost more messages, larger ones fall out of the caches before they are summed.
+constexpr int64_t kChunkElements = int64_t{1} << 18;
 constexpr int64_t kChunksInFlight = 4;
 constexpr int kGradientTag = 1;
 constexpr int kWeightTag = 2;
@@ -23,13 +25,13 @@ void WaitAll(Requests* requests) {
 
 class Pipeline : public MpiBaseline {
  public:
-  Pipeline(std::unique_ptr<FlatModel> model, std::optional<double> max_norm)
+  Pipeline(std::unique_ptr<FlatModel> model, std::optional<double> max_norm, int64_t largest_chunk_elements)
       : model_(std::move(model)),
         max_norm_(max_norm),
         ranks_(model_->ranks()),
         rank_(model_->rank()),
         shard_elements_(model_->state_elements()),
-        chunk_elements_(std::min(kChunkElements, shard_elements_)),
+        chunk_elements_(std::min({kChunkElements, largest_chunk_elements, shard_elements_})),
         chunks_((shard_elements_ + chunk_elements_ - 1) / chunk_elements_),
         arriving_(kChunksInFlight),
         slices_(static_cast<size_t>(ranks_)) {}
@@ -137,8 +139,9 @@ class Pipeline : public MpiBaseline {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MpiBaseline>> CreateMpiPipeline(std::unique_ptr<FlatModel> model,
-                                                               std::optional<double> max_norm) {
-  auto pipeline = std::make_unique<Pipeline>(std::move(model), max_norm);
+                                                               std::optional<double> max_norm,
+                                                               int64_t largest_chunk_elements) {
+  auto pipeline = std::make_unique<Pipeline>(std::move(model), max_norm, largest_chunk_elements);
   SHARDSTEP_RETURN_IF_ERROR(pipeline->Allocate());
   return pipeline;
 }

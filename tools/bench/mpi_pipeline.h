@@ -10,9 +10,10 @@
 
 namespace shardstep {
 
-/// kPointToPoint on `model`, which is one piece.
+/// kPointToPoint on `model`, which is one piece. `largest_chunk_elements`: a multiple of 1024; chunks may be shorter.
 absl::StatusOr<std::unique_ptr<MpiBaseline>> CreateMpiPipeline(std::unique_ptr<FlatModel> model,
-                                                               std::optional<double> max_norm);
+                                                               std::optional<double> max_norm,
+                                                               int64_t largest_chunk_elements);
 
 /// Besides the model, in Create and in steps.
 int64_t EstimateMpiPipelineBytes(int64_t flat_elements, int ranks, bool clip);
