@@ -319,6 +319,25 @@ TEST(JointDecision, SkipsEverywhereAndNamesThePlace) {
   });
 }
 
+// The sum of one member's finite gradients overflows: all name its place.
+TEST(JointDecision, NamesTheMemberWhoseSumOverflows) {
+  JointJob job = Experts();
+  const auto good = job.gradient;
+  job.gradient = [&](const std::string& parameter, int64_t step, int64_t micro_batch, int64_t element) {
+    const bool huge = parameter == "w3" && element == 2011;
+    return huge ? Bf16{0x7f7f} : good(parameter, step, micro_batch, element);
+  };
+  OnRanks(job, [&](JointRank& rank) {
+    for (const auto& record : rank.Train(0, {.learning_rate = 0.1, .divisor = 4.0})) {
+      ASSERT_TRUE(record.ok()) << record.status();
+      EXPECT_FALSE(record->applied);
+      ASSERT_TRUE(record->non_finite.has_value());
+      EXPECT_EQ(WhatWasNotFinite(*record),
+                "the sum overflows at micro-batch 1 (rank 3), parameter \"w3\" of \"expert 1\", element 2011");
+    }
+  });
+}
+
 // One member's ranks disagree: its own business, but nobody updates.
 TEST(JointDecision, DisagreementInsideOneMemberRefusesAll) {
   OnRanks(Experts(), [&](JointRank& rank) {

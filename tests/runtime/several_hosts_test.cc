@@ -225,6 +225,29 @@ class FailingPublish : public DelayingCommunicator {
 };
 
 // The record of a step is there once its updates are done; weights of the other hosts come later, or never.
+// Other hosts, which meet it at the decision, hear of it too.
+TEST(Hosts, ARankMayBeAwayLongerThanTheDeadline) {
+  TrainingJob job;
+  job.host_of_rank = {0, 1};
+  job.options.wait_deadline = absl::Milliseconds(300);
+  RunRankThreads(2, [&](Rendezvous& rendezvous) {
+    const auto created =
+        ShardedOptimizer::Create(job.options, job.parameters, MakeLevels(job, rendezvous), &rendezvous);
+    ASSERT_TRUE(created.ok()) << created.status();
+    ShardedOptimizer& optimizer = **created;
+    ASSERT_TRUE(optimizer.Initialize([](int, int64_t, absl::Span<float>) {}).ok());
+    ASSERT_TRUE(optimizer.EndMicroStep().ok());
+    if (rendezvous.rank() == 1) {
+      optimizer.SetAway(absl::Minutes(1));
+      std::this_thread::sleep_for(std::chrono::milliseconds(900));
+      optimizer.SetAway(absl::ZeroDuration());
+    }
+    ASSERT_TRUE(optimizer.Step({.learning_rate = 0.1}).ok());
+    const auto record = optimizer.FinishStep();
+    EXPECT_TRUE(record.ok()) << record.status();
+  });
+}
+
 TEST(Hosts, AStepThatIsNotPublishedLeavesTheOptimizerTorn) {
   TrainingJob job = Job();
   job.world_size = 2;
