@@ -1,8 +1,19 @@
 #include "shardstep/optimizer/worker_pool.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <system_error>
 
 namespace shardstep {
+
+int KernelThreads(int asked, int ranks_of_host) {
+  if (asked > 0) return asked;
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
+  return std::max(1, CPU_COUNT(&cores) / ranks_of_host);
+}
 
 absl::StatusOr<std::unique_ptr<WorkerPool>> WorkerPool::Create(int workers) {
   std::unique_ptr<WorkerPool> pool(new WorkerPool);

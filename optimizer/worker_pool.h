@@ -13,6 +13,10 @@
 
 namespace shardstep {
 
+/// Threads that a rank's kernels get: `asked`, or where that is 0 an equal share of the cores that this process may run
+/// on, at least 1.
+int KernelThreads(int asked, int ranks_of_host);
+
 /// Threads that help the thread which calls Run. They sleep in between. Threads: Run from any; the destructor when no
 /// Run is under way.
 class WorkerPool {

@@ -32,6 +32,7 @@
 #include "shardstep/runtime/optimizer_digests.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/parameter_groups.h"
+#include "shardstep/runtime/shard_buffers.h"
 #include "shardstep/runtime/step_arguments.h"
 #include "shardstep/runtime/step_record.h"
 #include "shardstep/runtime/step_trace.h"
@@ -155,6 +156,7 @@ class ShardedOptimizer {
 
  private:
   friend class JointDecision;
+  friend std::vector<ShardBuffers> ShardBuffersOf(const ShardedOptimizer& optimizer);
   class Impl;
   explicit ShardedOptimizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

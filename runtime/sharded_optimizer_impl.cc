@@ -1,7 +1,5 @@
 #include "shardstep/runtime/sharded_optimizer_impl.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <numeric>
 #include <string>
@@ -9,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "shardstep/comm/host_memory.h"
+#include "shardstep/optimizer/worker_pool.h"
 #include "shardstep/runtime/agreement.h"
 #include "shardstep/runtime/bucket_extents.h"
 #include "shardstep/runtime/host_contributions.h"
@@ -17,12 +16,6 @@
 
 namespace shardstep {
 namespace {
-
-int CoresOfThisProcess() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
-}
 
 std::vector<int> AllBuckets(const ShardLayout& layout) {
   std::vector<int> buckets(layout.bucket_count());
@@ -97,8 +90,7 @@ absl::Status ShardedOptimizer::Impl::Allocate() {
   SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling)));
   thawed_.assign(layout_.bucket_count(), false);
   const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
-  const int threads = options_.update_threads > 0 ? options_.update_threads : std::max(1, CoresOfThisProcess() / ranks);
-  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(threads));
+  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(KernelThreads(options_.update_threads, ranks)));
   gradients_ = handling.local_sums ? own_gradients_.view() : host().gradients();
   bound_ = std::make_unique<BoundBuffers>(&layout_, std::vector<BufferView>{gradients_, host().weights()});
   scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &options_,

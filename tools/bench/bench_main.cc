@@ -1,0 +1,77 @@
+// shardstep_bench: what a sharded step takes, and how far that is from what memory and network allow.
+#include <algorithm>
+#include <iostream>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "shardstep/comm/mpi/mpi_rendezvous.h"
+#include "shardstep/tools/bench/bench_run.h"
+#include "shardstep/tools/exit_code.h"
+
+namespace shardstep {
+namespace {
+
+constexpr int kSlowerThanAsked = 1;
+
+int Report(const absl::Status& status, Phase phase, int rank) {
+  const ExitCode code = ExitCodeOf(status, phase);
+  if (code != ExitCode::kOk) {
+    std::cerr << absl::StrCat("shardstep_bench, rank ", rank, ": ", absl::StatusCodeToString(status.code()), ": ",
+                              status.message(), "\n")
+              << std::flush;
+  }
+  return static_cast<int>(code);
+}
+
+// What rank 0 says in the end, and whether ours is as fast as asked.
+absl::StatusOr<bool> Show(const BenchOptions& options, const std::vector<BenchRow>& rows) {
+  std::cout << BenchHeader() << "\n";
+  for (const BenchRow& row : rows) {
+    std::cout << BenchLine(row) << "\n";
+    if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendLine(options.json_file, BenchJson(row)));
+  }
+  for (size_t i = 1; i < rows.size(); ++i) {
+    std::cout << absl::StrCat("# ", rows[i].wire, ": ", Median(rows[i].step_ms) / Median(rows[0].step_ms),
+                              " times our step\n");
+  }
+  std::cout << std::flush;
+  return rows[0].floor_ratio() <= options.max_floor_ratio;
+}
+
+int RunUnderMpi(const BenchOptions& options) {
+  const absl::StatusOr<std::unique_ptr<MpiRendezvous>> rendezvous = MpiRendezvous::Create();
+  if (!rendezvous.ok()) return Report(rendezvous.status(), Phase::kSetup, 0);
+  const int rank = (*rendezvous)->rank();
+  bool fast_enough = true;
+  absl::Status status;
+  {
+    MpiWorld world;
+    const absl::StatusOr<std::vector<BenchRow>> rows = RunBench(options, **rendezvous, world, std::cout);
+    status = rows.status();
+    if (status.ok() && rank == 0) {
+      const absl::StatusOr<bool> shown = Show(options, *rows);
+      status = shown.status();
+      fast_enough = shown.ok() && *shown;
+    }
+  }
+  if (!status.ok()) {
+    (*rendezvous)->Fail(status);
+    return Report(status, Phase::kRun, rank);
+  }
+  return fast_enough ? 0 : kSlowerThanAsked;
+}
+
+int Main(int argc, char** argv) {
+  const auto options = ParseBenchOptions({argv + 1, static_cast<size_t>(argc - 1)});
+  if (!options.ok()) return Report(options.status(), Phase::kCommandLine, 0);
+  if (options->help) {
+    std::cout << BenchHelp();
+    return 0;
+  }
+  return RunUnderMpi(*options);
+}
+
+}  // namespace
+}  // namespace shardstep
+
+int main(int argc, char** argv) { return shardstep::Main(argc, argv); }

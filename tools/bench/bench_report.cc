@@ -1,0 +1,101 @@
+#include "shardstep/tools/bench/bench_report.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace shardstep {
+namespace {
+
+struct Cell {
+  const char* column;
+  int width;
+  std::string value;
+  bool is_text;
+};
+
+std::string Ms(double milliseconds) { return absl::StrFormat("%.3f", milliseconds); }
+
+// The one place that knows the columns.
+std::vector<Cell> Cells(const BenchRow& row) {
+  const double bytes = CountMemoryCost(row.step).total();
+  const double step_ms = Median(row.step_ms);
+  const auto number = [](auto value) { return absl::StrCat(value); };
+  const auto extreme = [&](auto choose) {
+    return row.step_ms.empty() ? 0.0 : *choose(row.step_ms.begin(), row.step_ms.end());
+  };
+  using Iterator = std::vector<double>::const_iterator;
+  const auto least = [](Iterator first, Iterator last) { return std::min_element(first, last); };
+  const auto most = [](Iterator first, Iterator last) { return std::max_element(first, last); };
+  return {
+      {"parameters", 11, number(row.parameters), false},
+      {"ranks", 6, number(row.step.ranks), false},
+      {"hosts", 6, number(row.step.hosts), false},
+      {"rule", 6, std::string(Name(row.step.update.rule)), true},
+      {"master", 7, absl::AsciiStrToLower(Name(row.step.update.master)), true},
+      {"wire", 22, row.wire, true},
+      {"weights", 8, row.step.private_weights ? "private" : "shared", true},
+      {"micro_steps", 12, number(row.step.micro_steps), false},
+      {"clip", 6, row.max_norm ? number(*row.max_norm) : "off", !row.max_norm},
+      {"step_ms", 11, Ms(step_ms), false},
+      {"step_ms_min", 12, Ms(extreme(least)), false},
+      {"step_ms_max", 12, Ms(extreme(most)), false},
+      {"bytes_per_parameter", 20, number(bytes), false},
+      {"gb_per_s", 9, absl::StrFormat("%.2f", bytes * static_cast<double>(row.parameters) / (1e6 * step_ms)), false},
+      {"floor_ms", 11, Ms(row.floor_ms()), false},
+      {"floor_ratio", 12, absl::StrFormat("%.3f", row.floor_ratio()), false},
+      {"exposed_ms", 11, Ms(row.exposed_ms()), false},
+      {"wrong", 7, row.wrong ? number(*row.wrong) : "-", !row.wrong},
+  };
+}
+
+}  // namespace
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+double BenchRow::floor_ms() const { return Median(gradient_ms) + Median(update_ms); }
+
+double BenchRow::floor_ratio() const { return exposed_ms() / floor_ms(); }
+
+double BenchRow::exposed_ms() const { return Median(step_ms) - Median(compute_ms); }
+
+std::string BenchHeader() {
+  std::string line;
+  for (const Cell& cell : Cells({})) absl::StrAppend(&line, absl::StrFormat("%*s", cell.width, cell.column));
+  return line;
+}
+
+std::string BenchLine(const BenchRow& row) {
+  std::string line;
+  for (const Cell& cell : Cells(row)) absl::StrAppend(&line, absl::StrFormat("%*s", cell.width, cell.value));
+  return line;
+}
+
+std::string BenchJson(const BenchRow& row) {
+  std::vector<std::string> fields;
+  for (const Cell& cell : Cells(row)) {
+    // What is missing is null; other texts here need no escapes.
+    const std::string text = cell.value == "-" ? "null" : absl::StrCat("\"", cell.value, "\"");
+    fields.push_back(absl::StrCat("\"", cell.column, "\":", cell.is_text ? text : cell.value));
+  }
+  return absl::StrCat("{", absl::StrJoin(fields, ","), "}");
+}
+
+absl::Status AppendLine(const std::string& file, const std::string& line) {
+  std::ofstream out(file, std::ios::app);
+  out << line << "\n" << std::flush;
+  return out ? absl::OkStatus() : absl::ErrnoToStatus(errno, absl::StrCat("cannot append to \"", file, "\""));
+}
+
+}  // namespace shardstep

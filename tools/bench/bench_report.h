@@ -1,0 +1,44 @@
+#ifndef SHARDSTEP_TOOLS_BENCH_BENCH_REPORT_H_
+#define SHARDSTEP_TOOLS_BENCH_BENCH_REPORT_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shardstep/comm/status.h"
+#include "shardstep/tools/bench/bench_options.h"
+#include "shardstep/tools/bench/step_cost.h"
+
+namespace shardstep {
+
+/// One line: a step, and its distance to the floor.
+struct BenchRow {
+  StepCase step;
+  int64_t parameters = 0;
+  std::string wire;                 ///< "exact", "host_sum", or a baseline's name
+  std::optional<double> max_norm;   ///< --clip
+  std::vector<double> step_ms;      ///< one per round
+  std::vector<double> gradient_ms;  ///< the floor before the decision, one per round
+  std::vector<double> update_ms;    ///< after it
+  std::vector<double> compute_ms;   ///< the emulated passes alone; empty: none
+  std::optional<int64_t> wrong;     ///< weights; unset: not compared
+
+  double floor_ms() const;     ///< median
+  double floor_ratio() const;  ///< of the medians, without the emulated passes
+  double exposed_ms() const;   ///< of the medians: what the step adds to the passes
+};
+
+double Median(std::vector<double> values);
+
+/// The columns' names, and their values in one line of text; the keys, and their values as a JSON object.
+std::string BenchHeader();
+std::string BenchLine(const BenchRow& row);
+std::string BenchJson(const BenchRow& row);
+
+/// Appends `line` to `file`. The error names the file.
+absl::Status AppendLine(const std::string& file, const std::string& line);
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_TOOLS_BENCH_BENCH_REPORT_H_
