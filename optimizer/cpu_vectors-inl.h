@@ -1,8 +1,8 @@
 // Vectors of the current Highway target, as the formula wants them, and bf16 in and out. No include guard:
 // included once per target, inside its namespace.
 //
-// Highway's MulAdd and its bf16 conversions are never used: the one rounds once instead of twice, the others truncate
-// or flush denormals.
+// Highway's MulAdd of floats and its bf16 conversions are never used: the one rounds once instead of twice, the others
+// truncate or flush denormals.
 
 namespace hn = hwy::HWY_NAMESPACE;
 

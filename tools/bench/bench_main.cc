@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
 #include "shardstep/tools/bench/bench_run.h"
+#include "shardstep/tools/bench/kernel_bench.h"
 #include "shardstep/tools/exit_code.h"
 
 namespace shardstep {
@@ -38,27 +39,39 @@ absl::StatusOr<bool> Show(const BenchOptions& options, const std::vector<BenchRo
   return rows[0].floor_ratio() <= options.max_floor_ratio;
 }
 
+absl::Status ShowKernels(const BenchOptions& options, const std::vector<KernelRow>& rows) {
+  std::cout << KernelHeader() << "\n";
+  for (const KernelRow& row : rows) {
+    std::cout << KernelLine(row) << "\n";
+    if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendLine(options.json_file, KernelJson(row)));
+  }
+  std::cout << std::flush;
+  return absl::OkStatus();
+}
+
+// Collective. Whether ours is as fast as asked.
+absl::StatusOr<bool> Measure(const BenchOptions& options, MpiRendezvous& rendezvous) {
+  MpiWorld world;
+  const bool shows = rendezvous.rank() == 0;
+  if (options.kernels) {
+    SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<KernelRow> rows, RunKernelBench(options, world));
+    if (shows) SHARDSTEP_RETURN_IF_ERROR(ShowKernels(options, rows));
+    return true;
+  }
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<BenchRow> rows, RunBench(options, rendezvous, world, std::cout));
+  return shows ? Show(options, rows) : true;
+}
+
 int RunUnderMpi(const BenchOptions& options) {
   const absl::StatusOr<std::unique_ptr<MpiRendezvous>> rendezvous = MpiRendezvous::Create();
   if (!rendezvous.ok()) return Report(rendezvous.status(), Phase::kSetup, 0);
   const int rank = (*rendezvous)->rank();
-  bool fast_enough = true;
-  absl::Status status;
-  {
-    MpiWorld world;
-    const absl::StatusOr<std::vector<BenchRow>> rows = RunBench(options, **rendezvous, world, std::cout);
-    status = rows.status();
-    if (status.ok() && rank == 0) {
-      const absl::StatusOr<bool> shown = Show(options, *rows);
-      status = shown.status();
-      fast_enough = shown.ok() && *shown;
-    }
+  const absl::StatusOr<bool> fast_enough = Measure(options, **rendezvous);
+  if (!fast_enough.ok()) {
+    (*rendezvous)->Fail(fast_enough.status());
+    return Report(fast_enough.status(), Phase::kRun, rank);
   }
-  if (!status.ok()) {
-    (*rendezvous)->Fail(status);
-    return Report(status, Phase::kRun, rank);
-  }
-  return fast_enough ? 0 : kSlowerThanAsked;
+  return *fast_enough ? 0 : kSlowerThanAsked;
 }
 
 int Main(int argc, char** argv) {

@@ -1,14 +1,9 @@
 #include "shardstep/tools/bench/floor_twin.h"
 
-#include <algorithm>
-#include <atomic>
 #include <utility>
 
 namespace shardstep {
 namespace {
-
-// What a thread takes at a time.
-constexpr int64_t kTakeElements = int64_t{32} << 10;
 
 std::vector<const uint16_t*> Slices(const ShardBuffers& bucket) {
   std::vector<const uint16_t*> slices;
@@ -76,17 +71,7 @@ void FloorTwin::Update() { Run(update_pass_); }
 void FloorTwin::Run(const Pass& pass) {
   for (const Bucket& bucket : pass) {
     for (const Segment& segment : bucket.segments) {
-      const int64_t begin = segment.shard_begin_element;
-      if (segment.elements <= kTakeElements) {
-        Move(bucket.streams, begin, begin + segment.elements);
-        continue;
-      }
-      std::atomic<int64_t> next = 0;
-      pool_->Run([&] {
-        for (int64_t at; (at = next.fetch_add(kTakeElements, std::memory_order_relaxed)) < segment.elements;) {
-          Move(bucket.streams, begin + at, begin + std::min(at + kTakeElements, segment.elements));
-        }
-      });
+      Move(bucket.streams, segment.shard_begin_element, segment.elements, *pool_);
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "shardstep/tools/bench/memory_streams.h"
 
@@ -97,9 +98,53 @@ int64_t MemoryStreams::bytes_per_element() const {
                               2 * write2.size() + 4 * write4.size());
 }
 
-void Move(const MemoryStreams& streams, int64_t begin, int64_t end) {
-  volatile uint32_t sink = 0;
-  HWY_DYNAMIC_DISPATCH(MoveRange)(streams, begin, end, &sink);
+namespace {
+
+// What a thread takes at a time.
+constexpr int64_t kTakeElements = int64_t{32} << 10;
+
+template <typename Body>
+void Share(int64_t begin, int64_t elements, WorkerPool& pool, const Body& body) {
+  if (elements <= kTakeElements) {
+    body(begin, begin + elements);
+    return;
+  }
+  std::atomic<int64_t> next = 0;
+  pool.Run([&] {
+    for (int64_t at; (at = next.fetch_add(kTakeElements, std::memory_order_relaxed)) < elements;) {
+      body(begin + at, begin + std::min(at + kTakeElements, elements));
+    }
+  });
+}
+
+__attribute__((target_clones("avx512f", "avx2", "default"))) void PlainLoop(const MemoryStreams& streams, int64_t begin,
+                                                                            int64_t end, float one) {
+  const uint16_t* __restrict x = streams.read2[0];
+  const uint16_t* __restrict y = streams.read2[1];
+  float* __restrict a = streams.keep4[0];
+  float* __restrict b = streams.keep4[1];
+  float* __restrict c = streams.keep4[2];
+  uint16_t* __restrict out = streams.write2[0];
+  for (int64_t i = begin; i < end; ++i) {
+    out[i] = x[i] ^ y[i];
+    a[i] *= one;
+    b[i] *= one;
+    c[i] *= one;
+  }
+}
+
+}  // namespace
+
+void Move(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool) {
+  Share(begin, elements, pool, [&](int64_t first, int64_t last) {
+    volatile uint32_t sink = 0;
+    HWY_DYNAMIC_DISPATCH(MoveRange)(streams, first, last, &sink);
+  });
+}
+
+void MovePlainly(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool) {
+  volatile float one = 1;
+  Share(begin, elements, pool, [&](int64_t first, int64_t last) { PlainLoop(streams, first, last, one); });
 }
 
 }  // namespace shardstep

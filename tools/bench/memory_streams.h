@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "shardstep/optimizer/worker_pool.h"
+
 namespace shardstep {
 
 /// Arrays of equally many elements, and what a loop without arithmetic does with each: the cheapest way to move as many
@@ -19,8 +21,12 @@ struct MemoryStreams {
   int64_t bytes_per_element() const;
 };
 
-/// Moves elements [begin, end) with the best vectors of this CPU. Threads: any, of disjoint elements.
-void Move(const MemoryStreams& streams, int64_t begin, int64_t end);
+/// Moves elements [begin, begin + elements) with the best vectors of this CPU, shared among this thread and `pool`.
+void Move(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool);
+
+/// The same bytes by the plainest loop, as a compiler makes it for this CPU: what Move is judged by. Two streams of
+/// read2, three of keep4 and one of write2, as a step of two ranks has; others are not known.
+void MovePlainly(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool);
 
 }  // namespace shardstep
 

@@ -41,6 +41,12 @@ int MpiWorld::world_size() const {
   return size;
 }
 
+int MpiWorld::host_ranks() const {
+  int size = 0;
+  MPI_Comm_size(communicators_->host, &size);
+  return size;
+}
+
 void MpiWorld::Barrier() { MPI_Barrier(communicators_->all); }
 
 double MpiWorld::Max(double mine) {

@@ -22,6 +22,7 @@ class MpiWorld {
 
   int rank() const;
   int world_size() const;
+  int host_ranks() const;  ///< of this host
   void Barrier();
   double Max(double mine);
   int64_t Sum(int64_t mine);
