@@ -18,69 +18,52 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Few enough that a chunk of every array is in the first cache at once.
-constexpr int64_t kChunkElements = 512;
+using Tag2 = hn::ScalableTag<uint16_t>;
+using Tag4 = hn::ScalableTag<uint32_t>;
+constexpr auto kLanes2 = static_cast<int64_t>(hn::MaxLanes(Tag2()));
+constexpr auto kLanes4 = static_cast<int64_t>(hn::MaxLanes(Tag4()));
 
-template <typename T>
-class Mover {
- public:
-  using Tag = hn::ScalableTag<T>;
-  using Vec = hn::Vec<Tag>;
-
-  HWY_INLINE Mover() : seen_(hn::Zero(Tag())) {}
-
-  HWY_INLINE void Read(const T* from, int64_t elements) {
-    ForEach(elements, [&](int64_t i) { seen_ = hn::Or(seen_, hn::LoadU(Tag(), from + i)); });
-  }
-  // `nothing` is zero, which the compiler does not know.
-  HWY_INLINE void Keep(T* array, int64_t elements, T nothing) {
-    const Vec zero = hn::Set(Tag(), nothing);
-    ForEach(elements, [&](int64_t i) { hn::StoreU(hn::Or(hn::LoadU(Tag(), array + i), zero), Tag(), array + i); });
-  }
-  HWY_INLINE void Write(T* to, int64_t elements) {
-    const bool aligned = reinterpret_cast<uintptr_t>(to) % sizeof(Vec) == 0;
-    ForEach(elements, [&](int64_t i) {
-      if (aligned) {
-        hn::Stream(seen_, Tag(), to + i);
-      } else {
-        hn::StoreU(seen_, Tag(), to + i);
-      }
-    });
-  }
-  HWY_INLINE T Seen() const { return hn::GetLane(seen_); }
-
- private:
-  template <typename Body>
-  static HWY_INLINE void ForEach(int64_t elements, const Body& body) {
-    constexpr auto kLanes = static_cast<int64_t>(hn::MaxLanes(Tag()));
-    int64_t i = 0;
-    for (; i + kLanes <= elements; i += kLanes) body(i);
-    // The last lines are moved whole, with what the padding behind them holds.
-    if (i < elements) body(std::max<int64_t>(0, elements - kLanes));
-  }
-
-  Vec seen_;
-};
+// What does not fill a vector.
+HWY_NOINLINE void MoveOne(const MemoryStreams& streams, int64_t i, uint32_t nothing) {
+  uint32_t seen = nothing;
+  for (const uint16_t* array : streams.read2) seen |= array[i];
+  for (const float* array : streams.read4) seen |= reinterpret_cast<const uint32_t*>(array)[i];
+  for (float* array : streams.keep4) reinterpret_cast<uint32_t*>(array)[i] |= nothing;
+  for (uint16_t* array : streams.keep2) array[i] |= static_cast<uint16_t>(nothing);
+  for (float* array : streams.write4) reinterpret_cast<uint32_t*>(array)[i] = seen;
+  for (uint16_t* array : streams.write2) array[i] = static_cast<uint16_t>(seen);
+}
 
 }  // namespace
 
 void MoveRange(const MemoryStreams& streams, int64_t begin, int64_t end, volatile uint32_t* sink) {
-  const auto nothing = static_cast<uint16_t>(*sink);
-  Mover<uint16_t> two;
-  Mover<uint32_t> four;
-  const auto bits = [](const float* array) { return reinterpret_cast<const uint32_t*>(array); };
-  for (; begin < end; begin += kChunkElements) {
-    const int64_t elements = std::min(kChunkElements, end - begin);
-    for (const uint16_t* array : streams.read2) two.Read(array + begin, elements);
-    for (const float* array : streams.read4) four.Read(bits(array) + begin, elements);
-    for (float* array : streams.keep4) four.Keep(reinterpret_cast<uint32_t*>(array) + begin, elements, nothing);
-    for (uint16_t* array : streams.keep2) two.Keep(array + begin, elements, nothing);
-    for (float* array : streams.write4) four.Write(reinterpret_cast<uint32_t*>(array) + begin, elements);
-    for (uint16_t* array : streams.write2) two.Write(array + begin, elements);
+  const auto zero2 = hn::Set(Tag2(), static_cast<uint16_t>(*sink));
+  const auto zero4 = hn::Set(Tag4(), *sink);
+  auto seen2 = zero2;
+  auto seen4 = zero4;
+  int64_t i = begin;
+  // All arrays side by side: prefetchers follow as many, and lose them where they come one after the other.
+  for (; i + kLanes2 <= end; i += kLanes2) {
+    for (const uint16_t* array : streams.read2) seen2 = hn::Or(seen2, hn::LoadU(Tag2(), array + i));
+    for (int64_t half = i; half < i + kLanes2; half += kLanes4) {
+      for (const float* array : streams.read4) {
+        seen4 = hn::Or(seen4, hn::LoadU(Tag4(), reinterpret_cast<const uint32_t*>(array) + half));
+      }
+      for (float* array : streams.keep4) {
+        auto* const at = reinterpret_cast<uint32_t*>(array) + half;
+        hn::StoreU(hn::Or(hn::LoadU(Tag4(), at), zero4), Tag4(), at);
+      }
+      for (float* array : streams.write4) hn::Stream(seen4, Tag4(), reinterpret_cast<uint32_t*>(array) + half);
+    }
+    for (uint16_t* array : streams.keep2) {
+      hn::StoreU(hn::Or(hn::LoadU(Tag2(), array + i), zero2), Tag2(), array + i);
+    }
+    for (uint16_t* array : streams.write2) hn::Stream(seen2, Tag2(), array + i);
   }
+  for (; i < end; ++i) MoveOne(streams, i, *sink);
   hwy::FlushStream();
   // So that no read is left out.
-  if (two.Seen() == 0x1234 && four.Seen() == 0x12345678) *sink = 0;
+  if (hn::GetLane(seen2) == 0x1234 && hn::GetLane(seen4) == 0x12345678) *sink = 0;
 }
 
 }  // namespace HWY_NAMESPACE
