@@ -18,52 +18,125 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Few enough that a chunk of every array is in the first cache at once.
+constexpr int64_t kChunkElements = 512;
+// What is kept or written side by side at most: an AdamW step's.
+constexpr size_t kMaxKeep4 = 3;
+constexpr size_t kMaxKeep2 = 2;
+constexpr size_t kMaxWrite2 = 1;
+
 using Tag2 = hn::ScalableTag<uint16_t>;
 using Tag4 = hn::ScalableTag<uint32_t>;
 constexpr auto kLanes2 = static_cast<int64_t>(hn::MaxLanes(Tag2()));
 constexpr auto kLanes4 = static_cast<int64_t>(hn::MaxLanes(Tag4()));
 
+uint32_t* Bits(float* array) { return reinterpret_cast<uint32_t*>(array); }
+const uint32_t* Bits(const float* array) { return reinterpret_cast<const uint32_t*>(array); }
+
+// Elements [begin, end), whole vectors; all arrays side by side: prefetchers follow as many, and lose those that are
+// written one after the other. `nothing` is zero, which the compiler does not know.
+template <size_t kKeep4, size_t kKeep2, size_t kWrite2>
+void Change(const MemoryStreams& streams, int64_t begin, int64_t end, uint32_t nothing) {
+  const auto zero2 = hn::Set(Tag2(), static_cast<uint16_t>(nothing));
+  const auto zero4 = hn::Set(Tag4(), nothing);
+  uint32_t* keep4[kKeep4 + 1];
+  uint16_t* keep2[kKeep2 + 1];
+  uint16_t* write2[kWrite2 + 1];
+  for (size_t a = 0; a < kKeep4; ++a) keep4[a] = Bits(streams.keep4[a]);
+  for (size_t a = 0; a < kKeep2; ++a) keep2[a] = streams.keep2[a];
+  for (size_t a = 0; a < kWrite2; ++a) write2[a] = streams.write2[a];
+  for (int64_t i = begin; i < end; i += kLanes2) {
+    for (int64_t half = i; half < i + kLanes2; half += kLanes4) {
+      for (size_t a = 0; a < kKeep4; ++a) {
+        hn::StoreU(hn::Or(hn::LoadU(Tag4(), keep4[a] + half), zero4), Tag4(), keep4[a] + half);
+      }
+    }
+    for (size_t a = 0; a < kKeep2; ++a) {
+      hn::StoreU(hn::Or(hn::LoadU(Tag2(), keep2[a] + i), zero2), Tag2(), keep2[a] + i);
+    }
+    for (size_t a = 0; a < kWrite2; ++a) hn::Stream(zero2, Tag2(), write2[a] + i);
+  }
+}
+
+using ChangeFunction = void (*)(const MemoryStreams& streams, int64_t begin, int64_t end, uint32_t nothing);
+
+template <size_t kKeep4, size_t kKeep2>
+ChangeFunction ChooseWrite2(size_t write2) {
+  return write2 == 0 ? &Change<kKeep4, kKeep2, 0> : &Change<kKeep4, kKeep2, kMaxWrite2>;
+}
+template <size_t kKeep4>
+ChangeFunction ChooseKeep2(size_t keep2, size_t write2) {
+  if (keep2 == 0) return ChooseWrite2<kKeep4, 0>(write2);
+  return keep2 == 1 ? ChooseWrite2<kKeep4, 1>(write2) : ChooseWrite2<kKeep4, kMaxKeep2>(write2);
+}
+ChangeFunction Choose(const MemoryStreams& streams) {
+  const size_t keep2 = streams.keep2.size();
+  const size_t write2 = streams.write2.size();
+  switch (streams.keep4.size()) {
+    case 0:
+      return ChooseKeep2<0>(keep2, write2);
+    case 1:
+      return ChooseKeep2<1>(keep2, write2);
+    case 2:
+      return ChooseKeep2<2>(keep2, write2);
+    default:
+      return ChooseKeep2<kMaxKeep4>(keep2, write2);
+  }
+}
+
+// Elements [begin, end), whole vectors.
+uint32_t Read(const MemoryStreams& streams, int64_t begin, int64_t end) {
+  auto seen2 = hn::Zero(Tag2());
+  auto seen4 = hn::Zero(Tag4());
+  for (const uint16_t* array : streams.read2) {
+    for (int64_t i = begin; i < end; i += kLanes2) seen2 = hn::Or(seen2, hn::LoadU(Tag2(), array + i));
+  }
+  for (const float* array : streams.read4) {
+    for (int64_t i = begin; i < end; i += kLanes4) seen4 = hn::Or(seen4, hn::LoadU(Tag4(), Bits(array) + i));
+  }
+  return hn::GetLane(seen2) | hn::GetLane(seen4);
+}
+
+// The arrays beyond those that Change takes.
+void WriteRest(const MemoryStreams& streams, int64_t begin, int64_t end, uint32_t value) {
+  const auto value2 = hn::Set(Tag2(), static_cast<uint16_t>(value));
+  const auto value4 = hn::Set(Tag4(), value);
+  for (size_t a = kMaxWrite2; a < streams.write2.size(); ++a) {
+    for (int64_t i = begin; i < end; i += kLanes2) hn::Stream(value2, Tag2(), streams.write2[a] + i);
+  }
+  for (float* array : streams.write4) {
+    for (int64_t i = begin; i < end; i += kLanes4) hn::Stream(value4, Tag4(), Bits(array) + i);
+  }
+}
+
 // What does not fill a vector.
-HWY_NOINLINE void MoveOne(const MemoryStreams& streams, int64_t i, uint32_t nothing) {
+void MoveOne(const MemoryStreams& streams, int64_t i, uint32_t nothing) {
   uint32_t seen = nothing;
   for (const uint16_t* array : streams.read2) seen |= array[i];
-  for (const float* array : streams.read4) seen |= reinterpret_cast<const uint32_t*>(array)[i];
-  for (float* array : streams.keep4) reinterpret_cast<uint32_t*>(array)[i] |= nothing;
+  for (const float* array : streams.read4) seen |= Bits(array)[i];
+  for (float* array : streams.keep4) Bits(array)[i] |= nothing;
   for (uint16_t* array : streams.keep2) array[i] |= static_cast<uint16_t>(nothing);
-  for (float* array : streams.write4) reinterpret_cast<uint32_t*>(array)[i] = seen;
+  for (float* array : streams.write4) Bits(array)[i] = seen;
   for (uint16_t* array : streams.write2) array[i] = static_cast<uint16_t>(seen);
 }
 
 }  // namespace
 
 void MoveRange(const MemoryStreams& streams, int64_t begin, int64_t end, volatile uint32_t* sink) {
-  const auto zero2 = hn::Set(Tag2(), static_cast<uint16_t>(*sink));
-  const auto zero4 = hn::Set(Tag4(), *sink);
-  auto seen2 = zero2;
-  auto seen4 = zero4;
-  int64_t i = begin;
-  // All arrays side by side: prefetchers follow as many, and lose them where they come one after the other.
-  for (; i + kLanes2 <= end; i += kLanes2) {
-    for (const uint16_t* array : streams.read2) seen2 = hn::Or(seen2, hn::LoadU(Tag2(), array + i));
-    for (int64_t half = i; half < i + kLanes2; half += kLanes4) {
-      for (const float* array : streams.read4) {
-        seen4 = hn::Or(seen4, hn::LoadU(Tag4(), reinterpret_cast<const uint32_t*>(array) + half));
-      }
-      for (float* array : streams.keep4) {
-        auto* const at = reinterpret_cast<uint32_t*>(array) + half;
-        hn::StoreU(hn::Or(hn::LoadU(Tag4(), at), zero4), Tag4(), at);
-      }
-      for (float* array : streams.write4) hn::Stream(seen4, Tag4(), reinterpret_cast<uint32_t*>(array) + half);
-    }
-    for (uint16_t* array : streams.keep2) {
-      hn::StoreU(hn::Or(hn::LoadU(Tag2(), array + i), zero2), Tag2(), array + i);
-    }
-    for (uint16_t* array : streams.write2) hn::Stream(seen2, Tag2(), array + i);
+  const uint32_t nothing = *sink;
+  const ChangeFunction change = Choose(streams);
+  uint32_t seen = 0;
+  while (end - begin >= kLanes2) {
+    const int64_t chunk_end = begin + std::min(kChunkElements, (end - begin) / kLanes2 * kLanes2);
+    seen |= Read(streams, begin, chunk_end);
+    change(streams, begin, chunk_end, nothing);
+    WriteRest(streams, begin, chunk_end, seen);
+    begin = chunk_end;
   }
-  for (; i < end; ++i) MoveOne(streams, i, *sink);
+  for (; begin < end; ++begin) MoveOne(streams, begin, nothing);
   hwy::FlushStream();
   // So that no read is left out.
-  if (hn::GetLane(seen2) == 0x1234 && hn::GetLane(seen4) == 0x12345678) *sink = 0;
+  if (seen == 0x12345678) *sink = 0;
 }
 
 }  // namespace HWY_NAMESPACE

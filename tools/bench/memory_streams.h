@@ -9,7 +9,8 @@
 namespace shardstep {
 
 /// Arrays of equally many elements, and what a loop without arithmetic does with each: the cheapest way to move as many
-/// bytes as a kernel has to.
+/// bytes as a kernel has to. At most three of keep4 and two of keep2; what is moved of write2 and write4 begins at a
+/// multiple of 64 bytes.
 struct MemoryStreams {
   std::vector<const uint16_t*> read2;
   std::vector<const float*> read4;
