@@ -311,26 +311,30 @@ TEST(StepTrace, TheCallersWaits) {
   EXPECT_THAT(steps, ElementsAre(1, 2, 3, 4));
 }
 
-// The numbers of steps go on after Load.
+// Numbers of steps begin anew with Initialize, and go on after Load.
 TEST(StepTrace, StepsAreNumberedAsRecordsAre) {
   const std::filesystem::path directory =
       std::filesystem::path(::testing::TempDir()) / absl::StrCat("step_tracer_test.", getpid());
   TrainingJob job = Job();
-  job.after_steps = [&](ShardedOptimizer& optimizer) {
+  const auto expect_number = [&job](ShardedOptimizer& optimizer, int64_t number) {
     Spans trace;
-    ASSERT_TRUE(optimizer.Save(directory, "").ok());
-    std::vector<std::string> warnings;
-    ASSERT_TRUE(optimizer.Load(directory, &warnings).ok());
     optimizer.SetTrace(&trace);
     std::vector<StepRecord> records;
     Train(job, optimizer, 0, 1, &records);
     optimizer.SetTrace(nullptr);
     ASSERT_EQ(records.size(), 1u);
-    for (const TraceSpan& span : trace.Take()) {
-      if (span.caller_waits) continue;
-      EXPECT_EQ(span.step, records[0].step);
-    }
-    EXPECT_EQ(records[0].step, job.steps + 1);
+    EXPECT_EQ(records[0].step, number);
+    const std::vector<TraceSpan> spans = trace.Take();
+    EXPECT_FALSE(spans.empty());
+    for (const TraceSpan& span : spans) EXPECT_TRUE(span.caller_waits || span.step == number) << span.step;
+  };
+  job.after_steps = [&](ShardedOptimizer& optimizer) {
+    ASSERT_TRUE(optimizer.Save(directory, "").ok());
+    ASSERT_TRUE(optimizer.Initialize([](int, int64_t, absl::Span<float>) {}).ok());
+    expect_number(optimizer, 1);
+    std::vector<std::string> warnings;
+    ASSERT_TRUE(optimizer.Load(directory, &warnings).ok());
+    expect_number(optimizer, job.steps + 1);
   };
   RunTrainingJob(job);
   std::filesystem::remove_all(directory);
