@@ -4,6 +4,8 @@
 #include <cmath>
 #include <functional>
 #include <iterator>
+#include <set>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -17,6 +19,7 @@ namespace shardstep {
 namespace {
 
 constexpr int64_t kLargest = int64_t{1} << 40;
+constexpr int64_t kLongestMs = 1000000;
 
 // What is wrong with a value, to follow "--name=value: "; empty: nothing.
 using Parse = std::string (*)(absl::string_view value, BenchOptions* options);
@@ -46,11 +49,9 @@ std::string ParseWord(absl::string_view value, std::initializer_list<std::pair<a
   return absl::StrCat("must be ", absl::StrJoin(known, " or "));
 }
 
-std::string ParsePositive(absl::string_view value, bool zero_too, double* result) {
-  if (absl::SimpleAtod(value, result) && std::isfinite(*result) && (*result > 0 || (zero_too && *result == 0))) {
-    return "";
-  }
-  return zero_too ? "must be finite and not negative" : "must be finite and positive";
+std::string ParsePositive(absl::string_view value, double* result) {
+  const bool good = absl::SimpleAtod(value, result) && std::isfinite(*result) && *result > 0;
+  return good ? "" : "must be finite and positive";
 }
 
 std::string ParseBaselines(absl::string_view value, BenchOptions* options) {
@@ -80,7 +81,7 @@ std::string ParseRule(absl::string_view value, BenchOptions* options) {
 std::string ParseClip(absl::string_view value, BenchOptions* options) {
   options->max_norm.reset();
   if (value == "off") return "";
-  return ParsePositive(value, false, &options->max_norm.emplace());
+  return ParsePositive(value, &options->max_norm.emplace());
 }
 
 struct Flag {
@@ -145,7 +146,13 @@ constexpr Flag kFlags[] = {
        return std::string();
      }},
     {"backward_ms", "T", "emulates a backward pass, and before it a forward pass of half the time (default 0: none)",
-     [](absl::string_view value, BenchOptions* options) { return ParsePositive(value, true, &options->backward_ms); }},
+     [](absl::string_view value, BenchOptions* options) {
+       if (absl::SimpleAtod(value, &options->backward_ms) && options->backward_ms >= 0 &&
+           options->backward_ms <= kLongestMs) {
+         return std::string();
+       }
+       return absl::StrCat("must be from 0 to ", kLongestMs);
+     }},
     {"steps", "N", "measured steps (default 7)",
      [](absl::string_view value, BenchOptions* options) {
        return ParseCount < [](BenchOptions & o) -> auto& { return o.steps; }
@@ -169,9 +176,7 @@ constexpr Flag kFlags[] = {
        return std::string(value.empty() ? "needs a path" : "");
      }},
     {"max_floor_ratio", "X", "exits with 1 when floor_ratio is larger",
-     [](absl::string_view value, BenchOptions* options) {
-       return ParsePositive(value, false, &options->max_floor_ratio);
-     }},
+     [](absl::string_view value, BenchOptions* options) { return ParsePositive(value, &options->max_floor_ratio); }},
 };
 
 struct Switch {
@@ -203,6 +208,16 @@ absl::Status CheckTogether(const BenchOptions& options) {
   return ValidateOptions(options.optimizer);
 }
 
+// With the model's parameters, once all flags are known.
+absl::StatusOr<BenchOptions> Complete(BenchOptions options) {
+  if (options.help) return options;
+  absl::StatusOr<std::vector<ParameterSpec>> parameters = MakeBenchModel(options.model);
+  if (!parameters.ok()) return Annotate(parameters.status(), "--model");
+  options.parameters = *std::move(parameters);
+  SHARDSTEP_RETURN_IF_ERROR(CheckTogether(options));
+  return options;
+}
+
 }  // namespace
 
 absl::string_view ToString(Baseline baseline) {
@@ -221,6 +236,7 @@ absl::string_view ToString(Baseline baseline) {
 
 absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arguments) {
   BenchOptions options;
+  std::set<absl::string_view> given;
   for (size_t i = 0; i < arguments.size(); ++i) {
     absl::string_view argument = arguments[i];
     if (!absl::ConsumePrefix(&argument, "--")) {
@@ -228,6 +244,7 @@ absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arg
     }
     const size_t equals = argument.find('=');
     const absl::string_view name = argument.substr(0, equals);
+    if (!given.insert(name).second) return absl::InvalidArgumentError(absl::StrCat("--", name, " was given twice"));
     const auto is_named = [&](const auto& flag) { return flag.name == name; };
     const auto* const on = std::find_if(std::begin(kSwitches), std::end(kSwitches), is_named);
     if (on != std::end(kSwitches)) {
@@ -249,12 +266,7 @@ absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arg
     const std::string wrong = flag->parse(value, &options);
     if (!wrong.empty()) return absl::InvalidArgumentError(absl::StrCat("--", name, "=", value, ": ", wrong));
   }
-  if (options.help) return options;
-  const absl::StatusOr<std::vector<ParameterSpec>> parameters = MakeBenchModel(options.model);
-  if (!parameters.ok()) return Annotate(parameters.status(), "--model");
-  options.parameters = *parameters;
-  SHARDSTEP_RETURN_IF_ERROR(CheckTogether(options));
-  return options;
+  return Complete(std::move(options));
 }
 
 std::string BenchHelp() {

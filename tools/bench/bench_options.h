@@ -39,7 +39,8 @@ struct BenchOptions {
   bool help = false;
 };
 
-/// `arguments` without the program's name; flags read --name=value or --name value. InvalidArgument names the flag.
+/// `arguments` without the program's name; flags read --name=value or --name value. InvalidArgument names the flag:
+/// unknown, without a value, given twice.
 absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arguments);
 
 std::string BenchHelp();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 
@@ -20,7 +21,14 @@ struct Cell {
   bool is_text;
 };
 
-std::string Ms(double milliseconds) { return absl::StrFormat("%.3f", milliseconds); }
+constexpr const char* kMissing = "-";
+constexpr int kMsDigits = 3;
+
+// What divides by a time that was not measured is missing.
+Cell Number(const char* column, int width, double value, int digits) {
+  if (!std::isfinite(value)) return {column, width, kMissing, true};
+  return {column, width, absl::StrFormat("%.*f", digits, value), false};
+}
 
 // The one place that knows the columns.
 std::vector<Cell> Cells(const BenchRow& row) {
@@ -43,15 +51,15 @@ std::vector<Cell> Cells(const BenchRow& row) {
       {"weights", 8, row.step.private_weights ? "private" : "shared", true},
       {"micro_steps", 12, number(row.step.micro_steps), false},
       {"clip", 6, row.max_norm ? number(*row.max_norm) : "off", !row.max_norm},
-      {"step_ms", 11, Ms(step_ms), false},
-      {"step_ms_min", 12, Ms(extreme(least)), false},
-      {"step_ms_max", 12, Ms(extreme(most)), false},
+      Number("step_ms", 11, step_ms, kMsDigits),
+      Number("step_ms_min", 12, extreme(least), kMsDigits),
+      Number("step_ms_max", 12, extreme(most), kMsDigits),
       {"bytes_per_parameter", 20, number(bytes), false},
-      {"gb_per_s", 9, absl::StrFormat("%.2f", bytes * static_cast<double>(row.parameters) / (1e6 * step_ms)), false},
-      {"floor_ms", 11, Ms(row.floor_ms()), false},
-      {"floor_ratio", 12, absl::StrFormat("%.3f", row.floor_ratio()), false},
-      {"exposed_ms", 11, Ms(row.exposed_ms()), false},
-      {"wrong", 7, row.wrong ? number(*row.wrong) : "-", !row.wrong},
+      Number("gb_per_s", 9, bytes * static_cast<double>(row.parameters) / (1e6 * step_ms), 2),
+      Number("floor_ms", 11, row.floor_ms(), kMsDigits),
+      Number("floor_ratio", 12, row.floor_ratio(), kMsDigits),
+      Number("exposed_ms", 11, row.exposed_ms(), kMsDigits),
+      {"wrong", 7, row.wrong ? number(*row.wrong) : kMissing, !row.wrong},
   };
 }
 
@@ -86,7 +94,7 @@ std::string BenchJson(const BenchRow& row) {
   std::vector<std::string> fields;
   for (const Cell& cell : Cells(row)) {
     // What is missing is null; other texts here need no escapes.
-    const std::string text = cell.value == "-" ? "null" : absl::StrCat("\"", cell.value, "\"");
+    const std::string text = cell.value == kMissing ? "null" : absl::StrCat("\"", cell.value, "\"");
     fields.push_back(absl::StrCat("\"", cell.column, "\":", cell.is_text ? text : cell.value));
   }
   return absl::StrCat("{", absl::StrJoin(fields, ","), "}");
