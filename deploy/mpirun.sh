@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Usage: deploy/mpirun.sh [--hostfile FILE] RANKS PROGRAM [ARGUMENT...]
 # mpirun, with what our jobs need and with an exit code that says what to do next:
-#   64, 65, 70, 74, 75, 78   what the first rank that failed exited with
+#   1, 64, 65, 70, 74, 75, 78   what the first rank that failed exited with; 1 is no failure of the job, but a program's
+#        answer (shardstep_bench: slower than asked)
 #   64   this command line is wrong
 #   70   a rank crashed (SIGSEGV, SIGABRT and the like), or exited with a code that means nothing here
 #   75   a rank or a host was lost (SIGKILL, out of memory, no connection), or this script was told to stop: the same
@@ -139,5 +140,9 @@ elif said '^mpirun noticed that process rank'; then
 fi
 case $status in 64 | 65 | 70 | 74 | 75 | 78) exit "$status" ;; esac
 [ -z "$stopped" ] || finish 75 "stopped by SIG$stopped"
+if [ "$status" = 1 ]; then
+  said '^Primary job' || finish 70 "mpirun ended with 1"
+  exit 1
+fi
 [ "$status" -le 128 ] || finish 75 "mpirun ended with $status"
 finish 70 "a rank exited with $status"

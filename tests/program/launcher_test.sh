@@ -6,12 +6,17 @@
 on() { echo "if [ \$OMPI_COMM_WORLD_RANK = $1 ]; then $2; fi; exec sleep 29"; }
 
 # A rank's own code is passed on; one that means nothing is an internal error.
-for code in 64 65 70 74 75 78; do
+for code in 1 64 65 70 74 75 78; do
   ends_with "$code" "$mpirun" 2 sh -c "$(on 1 "exit $code")"
   says_nothing_of "mpirun.sh:"
 done
-ends_with 70 "$mpirun" 2 sh -c "$(on 1 "exit 1")"
-says "mpirun.sh: a rank exited with 1 (exit code 70)"
+ends_with 70 "$mpirun" 2 sh -c "$(on 1 "exit 3")"
+says "mpirun.sh: a rank exited with 3 (exit code 70)"
+# An answer of one rank, when all are done.
+ends_with 1 "$mpirun" 2 sh -c '[ "$OMPI_COMM_WORLD_RANK" = 1 ]'
+# mpirun's own 1 is none.
+ends_with 70 env OMPI_MCA_rmaps=nonesuch "$mpirun" 2 true
+says "mpirun.sh: mpirun ended with 1 (exit code 70)"
 ends_with 0 "$mpirun" 2 sh -c 'exit 0'
 [ -z "$said" ] || fail "a job that ended well said: $said"
 
