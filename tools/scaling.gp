@@ -1,6 +1,6 @@
-# Draws scaling.svg and scaling.png: cd to the folder of tools/scaling.sh's scaling.csv, then run gnuplot with this file.
-# A column of panels for each scaling; two rows, times and efficiencies, over ranks, and two over hosts, whose network
-# makes other magnitudes of them.
+# Draws scaling.svg and scaling.png: cd to the folder of a scaling.csv of tools/scaling.sh, then run gnuplot with this
+# file. A column of panels for each scaling; two rows, times and efficiencies, over ranks, and two over hosts, whose
+# network makes other magnitudes of them.
 table = "scaling.csv"
 set encoding utf8
 set datafile separator comma
@@ -13,22 +13,29 @@ set style line 3 lc rgb "#1f5fa8" lw 2.5 pt 7 ps 0.8
 set style line 4 lc rgb "#222222" lw 2 dt 2
 set style line 6 lc rgb "#aaaaaa" lw 2
 set style line 7 lc rgb "#e4e4e4" lw 1
-set style line 8 lc rgb "#e08e0b" lw 1.5 ps 0.9
+# Of a baseline. Two after the other are one algorithm, with two allocators.
+color(i) = word("#e69f00 #009e73 #d55e00 #cc79a7", (i + 1) / 2)
 set grid ytics ls 7
 set style fill transparent solid 0.13 noborder
 
-listed(command) = system(sprintf("tail -n +2 %s | %s", table, command))
-scalings = listed("cut -d, -f1 | sort -u")
-overs = listed("cut -d, -f2 | sort -ru")
-rate = listed("cut -d, -f3 | sort -ru | head -n 1")
-baselines = listed("cut -d, -f9 | grep mpi_ | sort -u")
-counts(over) = listed(sprintf("grep ,%s, | cut -d, -f%d | sort -nu | paste -sd,", over, over eq "ranks" ? 5 : 6))
+baseline_of(wire) = substr(wire, 1, 4) eq "mpi_" ? wire : ""
+# What a column has, sorted, where another one has that value.
+values(name, where, is, sort) = system("awk -F, -v name=".name." -v where=".where." -v is=".is." \
+    'NR == 1 { for (i = 1; i <= NF; ++i) at[$i] = i } NR > 1 && (is == \"\" || $at[where] == is) { print $at[name] }' ".\
+    table." | sort -u ".sort)
+scalings = values("scaling", "over", "", "")
+overs = values("over", "over", "", "-r")
+rate = word(values("rate", "over", "", "-r"), 1)
+counts(over) = values(over, "over", over, "-n | paste -sd,")
+baselines = ""
+do for [wire in values("wire", "over", "", "")] { if (baseline_of(wire) ne "") { baselines = baselines." ".wire } }
+crowded = words(baselines) > 0
 
 # The value of a row that is of this panel, and whose wire is that baseline or ("") our own.
-baseline_of(wire) = substr(wire, 1, 4) eq "mpi_" ? wire : ""
 of(name, baseline) = strcol("scaling") eq scaling && strcol("over") eq over && \
                      baseline_of(strcol("wire")) eq baseline ? column(name) : NaN
 ours(name) = of(name, "")
+x_of(i) = of(over, word(baselines, i))
 percent(name, baseline) = 100 * of(name, baseline)
 
 amount(n) = n >= 1e6 ? sprintf("%g M", n * 1e-6) : n >= 1e3 ? sprintf("%g k", n * 1e-3) : sprintf("%g", n)
@@ -36,22 +43,23 @@ unit(letter) = letter eq "k" ? "k" : letter eq "m" ? "M" : "G"
 speed(rate) = substr(rate, 1, strlen(rate) - 4)." ".unit(substr(rate, strlen(rate) - 3, strlen(rate) - 3))."bit/s"
 do for [scaling in scalings] {
   do for [over in overs] {
-    stats table using (ours("parameters")):(ours("ranks") / ours("hosts")) name "rows" nooutput
-    stats table using (ours("ranks")) name "all" nooutput
-    stats table using (ours(over)) name over nooutput
-    about = scaling eq "weak" ? amount(rows_min_x / all_min)." parameters per rank" : amount(rows_min_x)." parameters"
-    if (over eq "ranks") {
-      about = about.", one host"
-    } else {
-      about = about.sprintf(", %g rank%s per host", rows_min_y, rows_min_y > 1 ? "s" : "").(rate eq "" ? "" : ", ".speed(rate))
-    }
+    stats table using (ours("parameters")) name "parameters" nooutput
+    stats table using (ours("ranks")) name "ranks" nooutput
+    stats table using (ours("ranks") / ours("hosts")) name "ranks_per_host" nooutput
+    size = scaling eq "weak" ? amount(parameters_min / ranks_min)." parameters per rank" : \
+           amount(parameters_min)." parameters"
+    hosts = over eq "ranks" ? "one host" : \
+            sprintf("%g rank%s per host", ranks_per_host_min, ranks_per_host_min > 1 ? "s" : "")
+    links = over eq "ranks" || rate eq "" ? "" : ", ".speed(rate)
+    about = size.", ".hosts.links
     eval sprintf("%s_%s = \"%s\"", scaling, over, about)
+    stats table using (ours(over)) name "over_".over nooutput
   }
 }
 
 # Places are in pixels of the SVG, from its top left corner.
 width = 510 * words(scalings)
-above = 80 + 18 * words(baselines)
+above = 80 + 20 * words(baselines)
 height = above + 600 * words(overs)
 place = "set lmargin at screen (510.0 * panel + 85) / width; \
     set rmargin at screen (510.0 * panel + 490) / width; \
@@ -68,10 +76,10 @@ do for [kind in "svg png"] {
   set output "scaling.".kind
   set multiplot
   # One for all panels.
-  set key at screen 0.5, screen 1 - 12.0 / height center top Left reverse samplen 2.5
+  set key at screen 20.0 / width, screen 1 - 12.0 / height left top Left reverse samplen 2.5
   do for [i = 1:words(overs)] {
     over = word(overs, i)
-    set xrange [value(over."_min") / 1.2:value(over."_max") * 1.2]
+    set xrange [value("over_".over."_min") / 1.2:value("over_".over."_max") * 1.2]
     eval "set xtics (".counts(over).")"
     if (over eq "ranks") { set yrange [0:*] } else { set yrange [*:*]; set logscale y }
     do for [panel = 0:words(scalings) - 1] {
@@ -87,11 +95,13 @@ do for [kind in "svg png"] {
       plot table using (ours(over)):(ours("step_ms")):(ours("floor_ms")) with filledcurves lc rgb "#1f5fa8" notitle, \
            "" using (ours(over)):(ours("step_ms") * ours("efficiency")) with lines ls 6 title "ideal", \
            "" using (ours(over)):(ours("floor_ms")) with lines ls 4 title "floor: what memory and network allow", \
-           for [i = 1:words(baselines)] "" using (of(over, word(baselines, i))):(of("step_ms", word(baselines, i))) \
-               with linespoints ls 8 pt 2 * i + 2 title word(baselines, i) noenhanced, \
-           "" using (ours(over)):(ours("step_ms")):(ours("step_ms_min")):(ours("step_ms_max")) with yerrorbars ls 3 notitle, \
-           "" using (ours(over)):(ours("step_ms")) with linespoints ls 3 title "step: median, least and most, and its ratio to the floor", \
-           "" using (ours(over)):(ours("step_ms_max")):(sprintf("%.2f×", ours("floor_ratio"))) \
+           for [i = 1:words(baselines)] "" using (x_of(i)):(of("step_ms", word(baselines, i))) \
+               with linespoints lw 1.5 lc rgb color(i) pt i + 3 ps 1.2 title word(baselines, i) noenhanced, \
+           "" using (ours(over)):(ours("step_ms")):(ours("step_ms_min")):(ours("step_ms_max")) \
+               with yerrorbars ls 3 notitle, \
+           "" using (ours(over)):(ours("step_ms")) with linespoints ls 3 \
+               title "step: median, least and most".(crowded ? "" : ", and its ratio to the floor"), \
+           "" using (ours(over)):(ours("step_ms_max")):(crowded ? "" : sprintf("%.2f×", ours("floor_ratio"))) \
                with labels offset 0, 0.8 font ",12" tc rgb "#1f5fa8" notitle
       unset key
       top = top + 250
@@ -105,8 +115,8 @@ do for [kind in "svg png"] {
                with filledcurves lc rgb "#1f5fa8", \
            "" using (ours(over)):(100) with lines ls 6, \
            "" using (ours(over)):(percent("floor_efficiency", "")) with lines ls 4, \
-           for [i = 1:words(baselines)] "" using (of(over, word(baselines, i))):(percent("efficiency", word(baselines, i))) \
-               with linespoints ls 8 pt 2 * i + 2, \
+           for [i = 1:words(baselines)] "" using (x_of(i)):(percent("efficiency", word(baselines, i))) \
+               with linespoints lw 1.5 lc rgb color(i) pt i + 3 ps 1.2, \
            "" using (ours(over)):(percent("efficiency", "")) with linespoints ls 3
     }
   }

@@ -8,12 +8,12 @@
 #   --mode strong|weak|both (default both)
 #   --parameters N          in all when strong, of each rank when weak (default 20000000)
 #   --ranks "N..."          (default "1 2 4"; "" leaves them out)
-#   --hosts "N..."          up to 4 (default "1 2 4"; "" leaves them out, and so, with a word, does a machine where hosts
-#                           cannot be emulated)
+#   --hosts "N..."          up to 4 (default "1 2 4"; "" leaves them out, and so does, with a word on standard error, a
+#                           machine where hosts cannot be emulated)
 #   --ranks_per_host N      (default 1)
 #   --rate RATE             of each host's link, in kbit, mbit or gbit a second (default: as fast as the machine)
 # scaling.csv has the bench's columns and, behind them, the share of the ideal that is reached:
-#   efficiency         strong: time * ranks of the first row / (time * ranks of this one); weak: time of the first / time
+#   efficiency         strong: time * ranks of the first row / time * ranks of this one; weak: time of the first / time
 #   floor_efficiency   the same of floor_ms instead of step_ms. Ranks on one host share its memory, and hosts of one
 #                      machine share all but their links: the floor cannot scale either, and what is below it is ours
 # Exit codes: 64 this command line is wrong, 78 no such program or no gnuplot, 74 what cannot be written, and those of
