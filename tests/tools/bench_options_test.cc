@@ -141,7 +141,7 @@ constexpr const char* kWords[] = {"model", "rule", "master", "wire", "nonfinite"
 constexpr const char* kFiles[] = {"json", "trace"};
 constexpr const char* kOn[] = {"check", "kernels", "help"};
 
-TEST(BenchOptionsTest, RefusesBadValuesByName) {
+TEST(BenchOptionsTest, X1RefusesBadValuesByName) {
   const auto refuse_all = [](const auto& flags, const std::vector<std::string>& values) {
     for (const std::string name : flags) {
       for (const std::string& value : values) {
@@ -171,7 +171,7 @@ TEST(BenchOptionsTest, RefusesBeyondTheLimits) {
   }
 }
 
-TEST(BenchOptionsTest, RefusesFlagsThatItDoesNotKnow) {
+TEST(BenchOptionsTest, X1RefusesFlagsThatItDoesNotKnow) {
   ExpectRefused({"--no_such_flag=1"}, "unknown flag --no_such_flag");
   ExpectRefused({"--stepss", "3"}, "unknown flag --stepss");
   ExpectRefused({"--"}, "unknown flag --");
@@ -195,7 +195,7 @@ TEST(BenchOptionsTest, RefusesFlagsWithoutValueAndSwitchesWithOne) {
   });
 }
 
-TEST(BenchOptionsTest, RefusesFlagsGivenTwice) {
+TEST(BenchOptionsTest, X1RefusesFlagsGivenTwice) {
   ExpectRefused({"--steps=3", "--steps=3"}, "--steps", "given twice");
   ExpectRefused({"--steps=3", "--warmup=1", "--steps", "4"}, "--steps", "given twice");
   ExpectRefused({"--clip=off", "--clip=off"}, "--clip", "given twice");
@@ -205,7 +205,7 @@ TEST(BenchOptionsTest, RefusesFlagsGivenTwice) {
   EXPECT_TRUE(Parse({"--json", "--json"}).ok());
 }
 
-TEST(BenchOptionsTest, RefusesWhatDoesNotGoTogether) {
+TEST(BenchOptionsTest, X2RefusesWhatDoesNotGoTogether) {
   ExpectRefused({"--nonfinite=ignore"}, "--nonfinite=ignore", "--clip=off");
   ExpectRefused({"--nonfinite=ignore", "--clip=1"}, "--nonfinite=ignore", "--clip=off");
   ExpectRefused({"--check", "--wire=host_sum"}, "--check", "--wire=host_sum");

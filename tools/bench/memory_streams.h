@@ -22,7 +22,8 @@ struct MemoryStreams {
   int64_t bytes_per_element() const;
 };
 
-/// Moves elements [begin, begin + elements) with the best vectors of this CPU, shared among this thread and `pool`.
+/// Moves elements [begin, begin + elements) with the best vectors of this CPU, shared among this thread and `pool`;
+/// touches no others. `begin` is a multiple of 32.
 void Move(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool);
 
 /// The same bytes by the plainest loop, as a compiler makes it for this CPU: what Move is judged by. Two streams of
