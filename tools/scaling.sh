@@ -87,6 +87,13 @@ import os
 import sys
 
 scratch, path, rate, also_print = sys.argv[1:]
+
+
+def fail(code, why):
+    print(f"scaling.sh: {why}", file=sys.stderr)
+    sys.exit(code)
+
+
 rows = []
 for scaling in "strong", "weak":
     for over in "ranks", "hosts":
@@ -97,7 +104,7 @@ for scaling in "strong", "weak":
             # The bench's baselines are compared with themselves.
             reference = first.setdefault(row["wire"], row)
             if not (float(row["step_ms"]) and float(row["floor_ms"])):
-                sys.exit(f"scaling.sh: {row['parameters']} parameters take no time: more --parameters")
+                fail(64, f"--parameters: {row['parameters']} take no time")
 
             def efficiency(time):
                 work = reference["ranks"] / row["ranks"] if scaling == "strong" else 1
@@ -105,10 +112,15 @@ for scaling in "strong", "weak":
 
             rows.append({"scaling": scaling, "over": over, "rate": rate if row["hosts"] > 1 else ""} | row |
                         {"efficiency": efficiency("step_ms"), "floor_efficiency": efficiency("floor_ms")})
-with open(path, "w", newline="") as file:
-    table = csv.DictWriter(file, rows[0], lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
+if not rows:
+    fail(78, "--bench: it measured nothing")
+try:
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+except OSError as error:
+    fail(74, error)
 if also_print:
     print(path)
     columns = ["scaling", "over", "hosts", "ranks", "parameters", "wire", "step_ms", "step_ms_min", "step_ms_max",

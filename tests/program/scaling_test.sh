@@ -25,13 +25,23 @@ refuses --backward_ms=3 -- --backward_ms=3
 ends_with 78 "${scaling[@]}" --bench "$work/nothing"
 says "$work/nothing"
 
+ends_with 78 "${scaling[@]}" --bench "$(type -P true)" --out "$work/failed" --ranks 1 --hosts ""
+says "--bench: it measured nothing"
+cat >"$work/bench" <<'EOF'
+#!/bin/sh
+echo '{"wire":"exact","parameters":1,"step_ms":0.001,"floor_ms":0.000}' >"$4"
+EOF
+chmod +x "$work/bench"
+ends_with 64 "${scaling[@]}" --bench "$work/bench" --out "$work/failed" --ranks 1 --hosts ""
+says "--parameters: 1 take no time"
+
 # Ends with the code of the run that fails, and without pictures.
 ends_with 64 "${scaling[@]}" --out "$work/failed" --ranks 1 --hosts "" -- --rule none
 says "strong scaling ended at 1 ranks with 64"
 # shellcheck disable=SC2016 # the program's own variables
 printf '#!/bin/sh\n[ "$OMPI_COMM_WORLD_SIZE" = 1 ] || exit 75\nexec "%s" "$@"\n' "${scaling[2]}" >"$work/bench"
-chmod +x "$work/bench"
-ends_with 75 "${scaling[@]}" --bench "$work/bench" --out "$work/failed" --mode weak --ranks "1 2" --hosts "" "${short[@]}"
+ends_with 75 "${scaling[@]}" --bench "$work/bench" --out "$work/failed" --ranks "1 2" --hosts "" --mode weak \
+  "${short[@]}"
 says "weak scaling ended at 2 ranks with 75"
 [ "$(ls "$work/failed")" = scaling.csv ] || fail "a run that failed left $(ls "$work/failed")"
 [ "$(wc -l <"$work/failed/scaling.csv")" = 2 ] || fail "not one row: $(cat "$work/failed/scaling.csv")"
