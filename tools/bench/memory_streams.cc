@@ -84,15 +84,22 @@ ChangeFunction Choose(const MemoryStreams& streams) {
   }
 }
 
-// Elements [begin, end), whole vectors.
+// Elements [begin, end), whole vectors; of half a line at most: where each load is a whole one, prefetchers lose the
+// track.
 uint32_t Read(const MemoryStreams& streams, int64_t begin, int64_t end) {
-  auto seen2 = hn::Zero(Tag2());
-  auto seen4 = hn::Zero(Tag4());
+  const hn::CappedTag<uint16_t, 16> tag2;
+  const hn::CappedTag<uint32_t, 8> tag4;
+  auto seen2 = hn::Zero(tag2);
+  auto seen4 = hn::Zero(tag4);
   for (const uint16_t* array : streams.read2) {
-    for (int64_t i = begin; i < end; i += kLanes2) seen2 = hn::Or(seen2, hn::LoadU(Tag2(), array + i));
+    for (int64_t i = begin; i < end; i += static_cast<int64_t>(hn::MaxLanes(tag2))) {
+      seen2 = hn::Or(seen2, hn::LoadU(tag2, array + i));
+    }
   }
   for (const float* array : streams.read4) {
-    for (int64_t i = begin; i < end; i += kLanes4) seen4 = hn::Or(seen4, hn::LoadU(Tag4(), Bits(array) + i));
+    for (int64_t i = begin; i < end; i += static_cast<int64_t>(hn::MaxLanes(tag4))) {
+      seen4 = hn::Or(seen4, hn::LoadU(tag4, Bits(array) + i));
+    }
   }
   return hn::GetLane(seen2) | hn::GetLane(seen4);
 }
