@@ -1,6 +1,7 @@
 #ifndef SHARDSTEP_COMM_COMMUNICATOR_H_
 #define SHARDSTEP_COMM_COMMUNICATOR_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -56,6 +57,14 @@ struct SmallReduction {
   static constexpr int kMinima = 64;
   std::array<int64_t, kSums> sums{};       // added over ranks; the caller keeps the sums below 2^63
   std::array<uint64_t, kMinima> minima{};  // minimum over ranks
+
+  /// What the all-reduce makes of two contributions. Sums of a caller who lets them overflow wrap equally everywhere.
+  void Merge(const SmallReduction& other) {
+    for (int i = 0; i < kSums; ++i) {
+      sums[i] = static_cast<int64_t>(static_cast<uint64_t>(sums[i]) + static_cast<uint64_t>(other.sums[i]));
+    }
+    for (int i = 0; i < kMinima; ++i) minima[i] = std::min(minima[i], other.minima[i]);
+  }
 };
 static_assert(sizeof(SmallReduction) <= 1024);
 

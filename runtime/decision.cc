@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 
@@ -15,21 +15,15 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int kAgreedFields = 8;
 
-uint64_t Bits(double value) {
-  uint64_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
 std::array<AgreedField, kAgreedFields> AgreedFields(const DecisionInput& input) {
   const StepArguments& a = input.arguments;
   // An unset optional differs from every value that is valid.
   return {{{"number of Step calls", static_cast<uint64_t>(input.counters.step)},
            {"micro_steps", static_cast<uint64_t>(input.micro_steps)},
            {"micro_batches", static_cast<uint64_t>(a.micro_batches)},
-           {"learning_rate", Bits(a.learning_rate)},
-           {"divisor", Bits(a.divisor.value_or(0))},
-           {"max_norm", Bits(a.max_norm.value_or(0))},
+           {"learning_rate", std::bit_cast<uint64_t>(a.learning_rate)},
+           {"divisor", std::bit_cast<uint64_t>(a.divisor.value_or(0))},
+           {"max_norm", std::bit_cast<uint64_t>(a.max_norm.value_or(0))},
            {"applied steps", static_cast<uint64_t>(input.counters.applied_steps)},
            {"consecutive skips", static_cast<uint64_t>(input.counters.consecutive_skips)}}};
 }

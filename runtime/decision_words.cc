@@ -37,11 +37,6 @@ SmallReduction NeutralPart() {
   return part;
 }
 
-void AddPart(const SmallReduction& part, SmallReduction* sum) {
-  for (int i = 0; i < SmallReduction::kSums; ++i) sum->sums[i] += part.sums[i];
-  for (int i = 0; i < SmallReduction::kMinima; ++i) sum->minima[i] = std::min(sum->minima[i], part.minima[i]);
-}
-
 void PutScan(const ScanResult& scan, SmallReduction* part) {
   ExactSum sum = scan.squared_norm;
   sum.Normalize();

@@ -19,8 +19,6 @@ inline constexpr int kMaxAgreedFields = 30;
 
 /// The part of one who has nothing to say.
 SmallReduction NeutralPart();
-/// What AllReduceSmall does to two parts.
-void AddPart(const SmallReduction& part, SmallReduction* sum);
 
 void PutScan(const ScanResult& scan, SmallReduction* part);
 /// The scan of all who put one.

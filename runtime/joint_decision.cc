@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
-#include <cstring>
 #include <optional>
 #include <set>
 #include <utility>
@@ -23,25 +23,17 @@ constexpr std::chrono::milliseconds kLookInterval(20);
 
 constexpr int kJointFields = 4;
 
-uint64_t Bits(double value) {
-  uint64_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
 // What all members must have alike, besides what each one's ranks must.
 std::array<AgreedField, kJointFields> JointFields(const DecisionInput& input) {
   return {{{"number of Step calls", static_cast<uint64_t>(input.counters.step)},
            {"consecutive skips", static_cast<uint64_t>(input.counters.consecutive_skips)},
-           {"divisor", Bits(EffectiveDivisor(input.arguments))},
-           {"max_norm", Bits(input.arguments.max_norm.value_or(0))}}};
+           {"divisor", std::bit_cast<uint64_t>(EffectiveDivisor(input.arguments))},
+           {"max_norm", std::bit_cast<uint64_t>(input.arguments.max_norm.value_or(0))}}};
 }
 
 GradientPlace Shift(GradientPlace place, int64_t elements) {
   return place == kNowhere ? place : place + static_cast<uint64_t>(elements);
 }
-
-std::string Quoted(absl::string_view name) { return absl::StrCat("\"", name, "\""); }
 
 }  // namespace
 
@@ -221,7 +213,7 @@ absl::StatusOr<Findings> JointDecision::Join(int i, const DecisionInput& input, 
 JointDecision::Arrival JointDecision::Arrive(int i, const SmallReduction& part) {
   const MutexLock lock(&mutex_);
   Arrival arrival{.round = states_[i].joined++, .sum = std::nullopt};
-  AddPart(part, &part_);
+  part_.Merge(part);
   if (++arrived_ < states_.size()) return arrival;
   arrived_ = 0;
   arrival.sum = std::exchange(part_, NeutralPart());

@@ -24,8 +24,6 @@ const char* Name(NonFinitePolicy policy) {
   return "IGNORE";
 }
 
-std::string Quoted(absl::string_view name) { return absl::StrCat("\"", name, "\""); }
-
 bool ParseEntry(const std::vector<std::string>& fields, JointEntry* entry) {
   int policy = 0;
   const bool parsed = fields.size() == 6 && absl::CUnescape(fields[1], &entry->name) &&
@@ -54,6 +52,8 @@ absl::Status ComparePolicies(const JointEntry& a, int a_rank, const JointEntry& 
 }
 
 }  // namespace
+
+std::string Quoted(absl::string_view name) { return absl::StrCat("\"", name, "\""); }
 
 // ---- Entries -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/shard_layout.h"
@@ -13,6 +14,9 @@
 #include "shardstep/runtime/options.h"
 
 namespace shardstep {
+
+/// The name of an optimizer as messages have it.
+std::string Quoted(absl::string_view name);
 
 /// One optimizer of a joint decision, as one of its ranks presents it.
 struct JointEntry {

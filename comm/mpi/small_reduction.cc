@@ -5,14 +5,6 @@
 
 namespace shardstep {
 
-void Merge(const SmallReduction& other, SmallReduction* into) {
-  for (size_t i = 0; i < into->sums.size(); ++i) {
-    // Unsigned, so that a caller's overflow wraps equally everywhere.
-    into->sums[i] = static_cast<int64_t>(static_cast<uint64_t>(into->sums[i]) + static_cast<uint64_t>(other.sums[i]));
-  }
-  for (size_t i = 0; i < into->minima.size(); ++i) into->minima[i] = std::min(into->minima[i], other.minima[i]);
-}
-
 ReductionHub::ReductionHub(int members, absl::Duration deadline)
     : members_(members), deadline_ns_(absl::ToInt64Nanoseconds(deadline)) {}
 
@@ -28,7 +20,7 @@ void ReductionHub::Arrive(int member, int64_t number, const SmallReduction& cont
   if (++round.arrivals == 1) {
     round.sum = contribution;
   } else {
-    Merge(contribution, &round.sum);
+    round.sum.Merge(contribution);
   }
 }
 

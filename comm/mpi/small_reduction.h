@@ -11,9 +11,6 @@
 
 namespace shardstep {
 
-/// Adds the sums of `other` to those of `into` and takes the minima. Sums wrap.
-void Merge(const SmallReduction& other, SmallReduction* into);
-
 /// The small all-reduces of a communicator, as its first member sees them: contributions come in, results go out, and
 /// who is missing when a deadline passes is known here and nowhere else. One thread at a time; knows no MPI.
 class ReductionHub {

@@ -257,15 +257,7 @@ absl::Status SharedMemoryCommunicator::ReduceSmall(SmallReduction* reduction) {
   SHARDSTEP_RETURN_IF_ERROR(AwaitCounters(job_, job_.reduced(), number + 1, options_.wait_deadline,
                                           [&] { return absl::StrCat("AllReduceSmall number ", number); }));
   SmallReduction result = job_.slot(0, number);
-  for (int peer = 1; peer < world_size_; ++peer) {
-    const SmallReduction& other = job_.slot(peer, number);
-    for (size_t i = 0; i < other.sums.size(); ++i) {
-      // Unsigned, so that a caller's overflow wraps equally everywhere.
-      result.sums[i] =
-          static_cast<int64_t>(static_cast<uint64_t>(result.sums[i]) + static_cast<uint64_t>(other.sums[i]));
-    }
-    for (size_t i = 0; i < other.minima.size(); ++i) result.minima[i] = std::min(result.minima[i], other.minima[i]);
-  }
+  for (int peer = 1; peer < world_size_; ++peer) result.Merge(job_.slot(peer, number));
   *reduction = result;
   return absl::OkStatus();
 }

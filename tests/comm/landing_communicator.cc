@@ -442,11 +442,7 @@ absl::Status LandingCommunicator::Reduce(SmallReduction* reduction) {
       lock, options_.wait_deadline, [&] { return absl::StrCat("AllReduceSmall number ", number); },
       [&] { return Names([&](int rank) { return state(rank).reduced <= number; }); }));
   SmallReduction result = state(0).reductions[parity];
-  for (int rank = 1; rank < world_size_; ++rank) {
-    const SmallReduction& other = state(rank).reductions[parity];
-    for (size_t i = 0; i < other.sums.size(); ++i) result.sums[i] += other.sums[i];
-    for (size_t i = 0; i < other.minima.size(); ++i) result.minima[i] = std::min(result.minima[i], other.minima[i]);
-  }
+  for (int rank = 1; rank < world_size_; ++rank) result.Merge(state(rank).reductions[parity]);
   *reduction = result;
   return absl::OkStatus();
 }

@@ -20,7 +20,7 @@ SmallReduction Of(int64_t sum, uint64_t minimum) {
 
 TEST(SmallReductionTest, SumsWrapAndMinimaAreUnsigned) {
   SmallReduction into = Of(std::numeric_limits<int64_t>::max(), ~uint64_t{0});
-  Merge(Of(1, uint64_t{1} << 63), &into);
+  into.Merge(Of(1, uint64_t{1} << 63));
   EXPECT_EQ(into.sums[31], std::numeric_limits<int64_t>::min());
   EXPECT_EQ(into.minima[63], uint64_t{1} << 63);
 }

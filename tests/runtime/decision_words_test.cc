@@ -19,9 +19,9 @@ TEST(DecisionWords, ScansAddUp) {
   for (const ScanResult& scan : {a, b, ScanResult()}) {
     SmallReduction part = NeutralPart();
     PutScan(scan, &part);
-    AddPart(part, &sum);
+    sum.Merge(part);
   }
-  AddPart(NeutralPart(), &sum);
+  sum.Merge(NeutralPart());
   ScanResult all = TakeScan(sum);
   a.Merge(b);
   all.squared_norm.Normalize();
@@ -48,7 +48,7 @@ TEST(DecisionWords, DifferencesNameTwo) {
       if (participant == different) fields[kMaxAgreedFields - 1].value = 6;
       SmallReduction part = NeutralPart();
       PutAgreed(fields, participant, &part);
-      AddPart(part, &sum);
+      sum.Merge(part);
     }
     return FindDifference(kMaxAgreedFields, sum);
   };
@@ -71,7 +71,7 @@ TEST(DecisionWords, TheSmallestObjectionIsHeard) {
         Objection{.member = 2, .what = Objection::kMisplaced, .first = 65535, .other = (1 << 24) - 1}}) {
     SmallReduction part = NeutralPart();
     PutObjection(objection, &part);
-    AddPart(part, &sum);
+    sum.Merge(part);
   }
   const auto objection = TakeObjection(sum);
   ASSERT_TRUE(objection.has_value());
