@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "shardstep/tools/exit_code.h"
 
 namespace shardstep {
 namespace {
@@ -138,17 +139,17 @@ TEST(BenchReportTest, JsonHasNullForWhatIsMissing) {
 TEST(BenchReportTest, LinesAreAppended) {
   const std::string file = testing::TempDir() + "/bench_report_test.jsonl";
   std::remove(file.c_str());
-  ASSERT_TRUE(AppendLine(file, "one").ok());
-  ASSERT_TRUE(AppendLine(file, "two").ok());
+  ASSERT_TRUE(AppendText(file, "one\n").ok());
+  ASSERT_TRUE(AppendText(file, "two\n").ok());
   std::stringstream text;
   text << std::ifstream(file).rdbuf();
   EXPECT_EQ(text.str(), "one\ntwo\n");
 }
 
 TEST(BenchReportTest, ErrorsNameTheFile) {
-  for (const std::string file : {"/no/such/directory/a.jsonl", "/dev/full"}) {
-    const absl::Status status = AppendLine(file, "one");
-    EXPECT_FALSE(status.ok());
+  for (const std::string file : {"/no/such/directory/a.jsonl", "/dev/full", "/"}) {
+    const absl::Status status = AppendText(file, "one\n");
+    EXPECT_EQ(ExitCodeOf(status, Phase::kRun), ExitCode::kIo) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(file));
   }
 }

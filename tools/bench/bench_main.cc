@@ -8,6 +8,7 @@
 #include "shardstep/tools/bench/bench_run.h"
 #include "shardstep/tools/bench/kernel_bench.h"
 #include "shardstep/tools/exit_code.h"
+#include "shardstep/tools/text_file.h"
 
 namespace shardstep {
 namespace {
@@ -29,13 +30,16 @@ absl::StatusOr<bool> Show(const BenchOptions& options, const std::vector<BenchRo
   std::cout << BenchHeader() << "\n";
   for (const BenchRow& row : rows) {
     std::cout << BenchLine(row) << "\n";
-    if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendLine(options.json_file, BenchJson(row)));
+    if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendText(options.json_file, BenchJson(row) + "\n"));
   }
   for (size_t i = 1; i < rows.size(); ++i) {
     std::cout << absl::StrCat("# ", rows[i].wire, ": ", Median(rows[i].step_ms) / Median(rows[0].step_ms),
                               " times our step\n");
   }
   std::cout << std::flush;
+  if (const int64_t wrong = rows[0].wrong.value_or(0); wrong > 0) {
+    return absl::InternalError(absl::StrCat("--check: ", wrong, " weights are not those of an unsharded scalar step"));
+  }
   return rows[0].floor_ratio() <= options.max_floor_ratio;
 }
 
@@ -43,14 +47,25 @@ absl::Status ShowKernels(const BenchOptions& options, const std::vector<KernelRo
   std::cout << KernelHeader() << "\n";
   for (const KernelRow& row : rows) {
     std::cout << KernelLine(row) << "\n";
-    if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendLine(options.json_file, KernelJson(row)));
+    if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendText(options.json_file, KernelJson(row) + "\n"));
   }
   std::cout << std::flush;
   return absl::OkStatus();
 }
 
+// Collective. What cannot be written at the end is known before anything is measured.
+absl::Status CheckFiles(const BenchOptions& options, MpiRendezvous& rendezvous) {
+  absl::Status mine;
+  if (rendezvous.rank() == 0) {
+    if (!options.json_file.empty()) mine.Update(AppendText(options.json_file, ""));
+    if (!options.trace_file.empty()) mine.Update(WriteTextFile(options.trace_file, ""));
+  }
+  return AgreeOnStatus(rendezvous, "files", mine, absl::Minutes(1));
+}
+
 // Collective. Whether ours is as fast as asked.
 absl::StatusOr<bool> Measure(const BenchOptions& options, MpiRendezvous& rendezvous) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckFiles(options, rendezvous));
   MpiWorld world;
   const bool shows = rendezvous.rank() == 0;
   if (options.kernels) {

@@ -186,7 +186,8 @@ struct Switch {
 };
 
 constexpr Switch kSwitches[] = {
-    {"check", "compares every weight with an unsharded scalar step", &BenchOptions::check},
+    {"check", "compares every weight with an unsharded scalar step; exits with 70 when one differs",
+     &BenchOptions::check},
     {"kernels", "measures each kernel alone, on every target of this CPU, instead of a step", &BenchOptions::kernels},
     {"help", "prints this", &BenchOptions::help},
 };

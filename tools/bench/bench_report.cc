@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "shardstep/tools/text_file.h"
 
 namespace shardstep {
 namespace {
@@ -100,10 +100,11 @@ std::string BenchJson(const BenchRow& row) {
   return absl::StrCat("{", absl::StrJoin(fields, ","), "}");
 }
 
-absl::Status AppendLine(const std::string& file, const std::string& line) {
+absl::Status AppendText(const std::string& file, const std::string& text) {
+  errno = 0;
   std::ofstream out(file, std::ios::app);
-  out << line << "\n" << std::flush;
-  return out ? absl::OkStatus() : absl::ErrnoToStatus(errno, absl::StrCat("cannot append to \"", file, "\""));
+  out << text << std::flush;
+  return out ? absl::OkStatus() : Refusal(errno, absl::StrCat("appending to ", file));
 }
 
 }  // namespace shardstep

@@ -36,8 +36,8 @@ std::string BenchHeader();
 std::string BenchLine(const BenchRow& row);
 std::string BenchJson(const BenchRow& row);
 
-/// Appends `line` to `file`. The error names the file.
-absl::Status AppendLine(const std::string& file, const std::string& line);
+/// Creates `file` when there is none. The error, meant for ExitCode::kIo, names the file.
+absl::Status AppendText(const std::string& file, const std::string& text);
 
 }  // namespace shardstep
 
