@@ -3,13 +3,30 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
 namespace shardstep {
 namespace {
 
-constexpr int64_t kMessageBytes = 4 << 20;
+// Short enough for Open MPI to send without asking first: its answer to a question waits behind all data that this side
+// has under way, so that in the end the two directions of a link take turns.
+constexpr int64_t kMessageBytes = 60 << 10;
+constexpr size_t kSendsInFlight = 64;
+
+using Requests = std::vector<MPI_Request>;
+
+void WaitAll(Requests* requests) {
+  MPI_Waitall(static_cast<int>(requests->size()), requests->data(), MPI_STATUSES_IGNORE);
+}
+
+// But the last `count`.
+void AwaitAllBut(size_t count, Requests* requests) {
+  if (requests->size() <= count) return;
+  MPI_Waitall(static_cast<int>(requests->size() - count), requests->data(), MPI_STATUSES_IGNORE);
+  requests->erase(requests->begin(), requests->end() - static_cast<std::ptrdiff_t>(count));
+}
 
 // Where part number `part` of `parts` nearly equal ones begins.
 int64_t PartBegin(int64_t bytes, int64_t part, int64_t parts) {
@@ -34,17 +51,21 @@ class Wire : public MpiWire {
     }
     const int others = map_.host_count() - 1;
     const int64_t mine = Mine(bytes);
-    std::vector<MPI_Request> requests;
-    // Receives first, so that nothing arrives unexpected; messages of all hosts in turn, so that no link waits.
-    for (const bool sends : {false, true}) {
+    Requests receives;
+    Requests sends;
+    // All receives first, so that nothing arrives that nobody waits for.
+    for (const bool sending : {false, true}) {
       for (int64_t begin = 0; begin < mine; begin += kMessageBytes) {
         for (int d = 1; d <= others; ++d) {
           const int64_t part = PartBegin(mine, d - 1, others);
-          Start(sends, d, part + begin, std::min(kMessageBytes, PartBegin(mine, d, others) - part - begin), &requests);
+          const int64_t left = PartBegin(mine, d, others) - part - begin;
+          Start(sending, d, part + begin, std::min(kMessageBytes, left), sending ? &sends : &receives);
         }
+        if (sending) AwaitAllBut(kSendsInFlight * static_cast<size_t>(others), &sends);
       }
     }
-    MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
+    WaitAll(&sends);
+    WaitAll(&receives);
     return absl::OkStatus();
   }
 
@@ -59,7 +80,7 @@ class Wire : public MpiWire {
   }
 
   // To the host `distance` after this one, or from the one as far before it.
-  void Start(bool sends, int distance, int64_t begin, int64_t bytes, std::vector<MPI_Request>* requests) {
+  void Start(bool sends, int distance, int64_t begin, int64_t bytes, Requests* requests) {
     if (bytes <= 0) return;
     const int hosts = map_.host_count();
     const int host = (map_.host + (sends ? distance : hosts - distance)) % hosts;
