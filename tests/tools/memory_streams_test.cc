@@ -1,12 +1,16 @@
 #include "shardstep/tools/bench/memory_streams.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <list>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -143,6 +147,44 @@ TEST(MemoryStreamsTest, UpToTheEndOfTheArrays) {
 TEST(MemoryStreamsTest, SharedAmongThreads) {
   const std::unique_ptr<WorkerPool> pool = Pool(2);
   for (const Counts& counts : kCounts) ExpectMoves(counts, 2048, 200003, *pool, 210000);
+}
+
+// Of memory that nobody has used yet.
+int64_t UnusedPages(const Buffer& buffer) {
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> used((buffer.size_bytes() + page_bytes - 1) / page_bytes);
+  EXPECT_EQ(mincore(buffer.view().data, buffer.size_bytes(), used.data()), 0);
+  return std::count(used.begin(), used.end(), 0);
+}
+
+// What is kept does not show in values whether it was moved at all.
+TEST(MemoryStreamsTest, EveryArrayIsMoved) {
+  const std::unique_ptr<WorkerPool> alone = Pool(0);
+  for (const Counts& counts : kCounts) {
+    std::vector<Buffer> buffers;
+    const auto make = [&](int count, auto* pointers) {
+      using Element = std::remove_pointer_t<typename std::remove_pointer_t<decltype(pointers)>::value_type>;
+      for (int i = 0; i < count; ++i) {
+        const int64_t bytes = kElements * static_cast<int64_t>(sizeof(Element));
+        auto buffer = Buffer::Allocate(bytes, "test", PageBacking::kOnFirstUse);
+        ASSERT_TRUE(buffer.ok());
+        pointers->push_back(buffer->as<std::remove_const_t<Element>>());
+        EXPECT_GE(UnusedPages(*buffer), 2);
+        buffers.push_back(*std::move(buffer));
+      }
+    };
+    MemoryStreams streams;
+    make(counts.read2, &streams.read2);
+    make(counts.read4, &streams.read4);
+    make(counts.keep2, &streams.keep2);
+    make(counts.keep4, &streams.keep4);
+    make(counts.write2, &streams.write2);
+    make(counts.write4, &streams.write4);
+    Move(streams, 0, kElements, *alone);
+    for (size_t i = 0; i < buffers.size(); ++i) {
+      EXPECT_EQ(UnusedPages(buffers[i]), 0) << "array " << i << " of case " << &counts - kCounts;
+    }
+  }
 }
 
 TEST(MemoryStreamsTest, ThePlainLoopKeepsTheSame) {
