@@ -7,10 +7,9 @@
 #include "absl/types/span.h"
 #include "shardstep/comm/slice.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/runtime/sharded_optimizer.h"
 
 namespace shardstep {
-
-class ShardedOptimizer;
 
 /// Where the kernels of a step read and write for one bucket of this rank's shard. What is not there is nullptr. For
 /// tools that measure; whoever writes here, between steps, changes the model.

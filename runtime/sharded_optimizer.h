@@ -32,12 +32,13 @@
 #include "shardstep/runtime/optimizer_digests.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/parameter_groups.h"
-#include "shardstep/runtime/shard_buffers.h"
 #include "shardstep/runtime/step_arguments.h"
 #include "shardstep/runtime/step_record.h"
 #include "shardstep/runtime/step_trace.h"
 
 namespace shardstep {
+
+struct ShardBuffers;  // shard_buffers.h
 
 /// The optimizer step of a data-parallel trainer: bf16 gradients in, bf16 weights out, fp32 master weights and
 /// optimizer state sharded over the ranks.
