@@ -49,9 +49,9 @@ int64_t PageFaults() {
   return usage.ru_minflt;
 }
 
-// Of all ranks, after some steps to get used to an allocator.
+// Of all ranks, after one that has got used to the allocator.
 int64_t PageFaultsOfAStep(MpiBaseline& baseline) {
-  for (int warmup = 0; warmup < 3; ++warmup) EXPECT_TRUE(baseline.Step().ok());
+  EXPECT_TRUE(baseline.Step().ok());
   const int64_t before = PageFaults();
   EXPECT_TRUE(baseline.Step().ok());
   const auto all = Job()->AllGatherBytes("page faults", absl::StrCat(PageFaults() - before), absl::Minutes(1));
