@@ -34,10 +34,10 @@ std::vector<ParameterSpec> SmallParameters() {
 }
 std::vector<ParameterSpec> Flat() { return MakeBenchModel("flat:10000").value(); }
 
-BenchOptions Options(std::vector<ParameterSpec> parameters, GroupOptions group, std::optional<double> max_norm) {
+BenchOptions Options(std::vector<ParameterSpec> parameters, const GroupOptions& group, std::optional<double> max_norm) {
   BenchOptions options;
   options.parameters = std::move(parameters);
-  options.optimizer.groups = {std::move(group)};
+  options.optimizer.groups = {group};
   options.max_norm = max_norm;
   return options;
 }

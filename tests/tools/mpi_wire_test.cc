@@ -21,7 +21,7 @@ MpiRendezvous*& Job() {
 }
 
 // Byte `i` of what `rank` sends.
-std::byte Pattern(int rank, int64_t i) { return static_cast<std::byte>((rank * 59 + i + (i >> 8) * 7) % 233); }
+std::byte Pattern(int64_t rank, int64_t i) { return static_cast<std::byte>((rank * 59 + i + (i >> 8) * 7) % 233); }
 
 // Ranks round robin: the ranks of a host are not consecutive.
 HostMap PretendHosts(int hosts) {
