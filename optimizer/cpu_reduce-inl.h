@@ -50,12 +50,43 @@ class BlockScan {
     return hn::AllTrue(Int32Tag(), hn::Lt(max_abs, hn::Set(Int32Tag(), kInfinityBits)));
   }
 
+#if HWY_TARGET != HWY_SCALAR
+  // The same for a block whose sums nobody wants: of kSlices bf16 slices from +0, without leaving registers. A pair of
+  // vectors holds even and odd elements, as they come apart from 32-bit lanes without a shuffle; so one block is
+  // scanned in one of both ways. That sums do not begin at +0 changes the sign of zeros only.
+  template <int kSlices>
+  HWY_INLINE bool ScanSlices(const Bf16* const (&slices)[kSlices], int64_t elements) {
+    in_pairs_ = true;
+    auto max_abs = hn::Zero(Int32Tag());
+    for (int64_t i = 0; i < elements; i += kLanes) {
+      for (size_t pair = 0; pair < kLanes / kPairElements; ++pair) {
+        const int64_t at = i + static_cast<int64_t>(pair * kPairElements);
+        V even, odd;
+        Split(slices[0] + at, &even, &odd);
+        for (int j = 1; j < kSlices; ++j) {
+          V next_even, next_odd;
+          Split(slices[j] + at, &next_even, &next_odd);
+          even = even + next_even;
+          odd = odd + next_odd;
+        }
+        max_abs = hn::Max(max_abs, hn::Max(AbsBits(even), AbsBits(odd)));
+        AddToNorm(2 * pair, even);
+        AddToNorm(2 * pair + 1, odd);
+      }
+    }
+    max_abs_ = hn::Max(max_abs_, max_abs);
+    return hn::AllTrue(Int32Tag(), hn::Lt(max_abs, hn::Set(Int32Tag(), kInfinityBits)));
+  }
+#endif
+
   HWY_INLINE int32_t MaxAbsBits() const {
     return std::min(hn::GetLane(hn::MaxOfLanes(Int32Tag(), max_abs_)), kInfinityBits);
   }
   HWY_INLINE double SumOfSquares() const {
+    double stored[kLanes];
+    for (size_t i = 0; i < kSquares; ++i) hn::StoreU(squares_[i], DoubleTag(), stored + i * kDoubles);
     double lanes[kLanes];
-    for (size_t i = 0; i < kSquares; ++i) hn::StoreU(squares_[i], DoubleTag(), lanes + i * kDoubles);
+    for (int64_t l = 0; l < kLanes; ++l) lanes[in_pairs_ ? LaneOf(l) : l] = stored[l];
     for (int64_t half = kLanes / 2; half > 0; half /= 2) {
       for (int64_t l = 0; l < half; ++l) lanes[l] = lanes[l] + lanes[l + half];
     }
@@ -65,6 +96,23 @@ class BlockScan {
  private:
   static constexpr size_t kDoubles = hn::MaxLanes(DoubleTag());
   static constexpr size_t kSquares = kLanes / kDoubles;
+
+  // Which lane's the stored one is, where vectors hold even and odd elements of a pair.
+  static HWY_INLINE int64_t LaneOf(int64_t stored) {
+    constexpr auto kVector = static_cast<int64_t>(kFloats);
+    const int64_t vector = stored / kVector;
+    return vector / 2 * 2 * kVector + 2 * (stored % kVector) + vector % 2;
+  }
+#if HWY_TARGET != HWY_SCALAR
+  static HWY_INLINE void Split(const Bf16* from, V* even, V* odd) {
+    const hn::Half<PairTag> half;
+    // Half a line at a time, as LoadOnce.
+    const auto pair = hn::BitCast(
+        Uint32Tag(), hn::Combine(PairTag(), hn::LoadU(half, &from[kFloats].bits), hn::LoadU(half, &from[0].bits)));
+    even->raw = hn::BitCast(FloatTag(), hn::ShiftLeft<16>(pair));
+    odd->raw = hn::BitCast(FloatTag(), hn::And(pair, hn::Set(Uint32Tag(), 0xffff0000u)));
+  }
+#endif
 
   // Lanes [kFloats * v, kFloats * (v + 1)).
   HWY_INLINE void AddToNorm(size_t v, V sums) {
@@ -83,7 +131,47 @@ class BlockScan {
 
   hn::Vec<DoubleTag> squares_[kSquares];
   hn::Vec<Int32Tag> max_abs_ = hn::Zero(Int32Tag());
+  bool in_pairs_ = false;
 };
+
+// Elements [begin, begin + elements) of each of the schedule's slices; whether all sums are finite.
+using SliceScan = bool (*)(const SumSchedule& schedule, int64_t origin, int64_t elements, BlockScan* block);
+
+#if HWY_TARGET == HWY_SCALAR
+inline SliceScan ChooseSliceScan(const ReduceArgs& /*args*/, const SumSchedule& /*schedule*/) { return nullptr; }
+#else
+template <int kSlices>
+bool ScanSlices(const SumSchedule& schedule, int64_t origin, int64_t elements, BlockScan* block) {
+  const int64_t whole = elements / kLanes * kLanes;
+  const Bf16* slices[kSlices];
+  for (int j = 0; j < kSlices; ++j) slices[j] = static_cast<const Bf16*>(schedule.additions[j].data) + origin;
+  const bool finite = block->ScanSlices<kSlices>(slices, whole);
+  if (whole == elements) return finite;
+  // The end of a parameter: a zero's square changes no lane.
+  alignas(64) Bf16 ends[kSlices][kLanes] = {};
+  for (int j = 0; j < kSlices; ++j) {
+    std::copy_n(slices[j] + whole, elements - whole, ends[j]);
+    slices[j] = ends[j];
+  }
+  return block->ScanSlices<kSlices>(slices, kLanes) && finite;
+}
+
+// Where the norm is all that is wanted, of a few bf16 slices; else nullptr.
+inline SliceScan ChooseSliceScan(const ReduceArgs& args, const SumSchedule& schedule) {
+  constexpr SliceScan kScans[] = {&ScanSlices<1>, &ScanSlices<2>, &ScanSlices<3>, &ScanSlices<4>};
+  const std::vector<Addition>& additions = schedule.additions;
+  const bool wants_sums =
+      args.accumulator_out != nullptr || args.group_accumulator_out != nullptr || args.rounded_out != nullptr;
+  if (args.scan == nullptr || !args.take_norm || wants_sums || !schedule.plain || schedule.accumulator != nullptr ||
+      additions.empty() || additions.size() > std::size(kScans)) {
+    return nullptr;
+  }
+  for (const Addition& addition : additions) {
+    if (addition.dtype != DType::kBf16) return nullptr;
+  }
+  return kScans[additions.size() - 1];
+}
+#endif
 
 HWY_INLINE void StoreRounded(const float* sums, int64_t elements, Bf16* out) {
   const bool past_caches = Aligned(out, kPairElements * sizeof(Bf16));
@@ -100,7 +188,12 @@ HWY_INLINE void StoreRounded(const float* sums, int64_t elements, Bf16* out) {
 class ReduceKernel {
  public:
   HWY_INLINE ReduceKernel(const ReduceArgs& args, const SumSchedule& schedule, const BlockRun& run, ScanResult* scan)
-      : args_(args), schedule_(schedule), segment_(*run.segment), sum_(ChooseSum(schedule)), scan_(scan) {}
+      : args_(args),
+        schedule_(schedule),
+        segment_(*run.segment),
+        sum_(ChooseSum(schedule)),
+        slice_scan_(ChooseSliceScan(args, schedule)),
+        scan_(scan) {}
 
   // Elements [begin, begin + elements) of the segment.
   HWY_INLINE void Block(int64_t begin, int64_t elements) {
@@ -117,6 +210,10 @@ class ReduceKernel {
  private:
   HWY_INLINE void Chunk(int64_t begin, int64_t elements, BlockScan* block) {
     const int64_t origin = segment_.shard_begin_element + begin;
+    if (slice_scan_ != nullptr) {
+      if (!slice_scan_(schedule_, origin, elements, block)) FindNonFinite(schedule_, segment_, begin, elements, scan_);
+      return;
+    }
     const float* sums = sum_(schedule_, origin, elements, sums_, schedule_.open_at_end ? group_ : nullptr);
     float* const out = args_.accumulator_out == nullptr ? nullptr : args_.accumulator_out + origin;
     const bool in_place = args_.accumulator_out == schedule_.accumulator;
@@ -153,6 +250,7 @@ class ReduceKernel {
   const SumSchedule& schedule_;
   const Segment& segment_;
   const SumFunction sum_;
+  const SliceScan slice_scan_;
   ScanResult* const scan_;
   alignas(64) float sums_[kChunkElements];
   alignas(64) float group_[kChunkElements];
