@@ -13,6 +13,8 @@
 namespace shardstep {
 namespace {
 
+// To one peer: the next one is there when one ends.
+constexpr int kSendsUnderWay = 2;
 constexpr int kYields = 50;
 constexpr int kMostIdleRounds = 1000;
 constexpr int64_t kPauseStepNs = 10'000;
@@ -26,7 +28,10 @@ constexpr int64_t kMovingLookNs = 20'000;
 
 MpiProgress::MpiProgress(MPI_Comm comm, MessageTags tags, std::vector<int> ranks, bool always_look, JobState* job,
                          Listener* listener)
-    : comm_(comm), tags_(tags), ranks_(std::move(ranks)), looks_(always_look), job_(job), listener_(listener) {}
+    : comm_(comm), tags_(tags), ranks_(std::move(ranks)), looks_(always_look), job_(job), listener_(listener) {
+  queued_sends_.resize(ranks_.size());
+  sends_under_way_.resize(ranks_.size());
+}
 
 void MpiProgress::Start() {
   thread_ = std::thread([this] { Run(); });
@@ -108,7 +113,23 @@ void MpiProgress::PostOrders() {
     }
     for (const Message& message : order.messages) {
       if (job_->failed()) break;
-      PostMessage(message, order.transfer);
+      if (message.direction == Message::kSend) {
+        queued_sends_[static_cast<size_t>(message.member)].push_back({message, order.transfer});
+      } else {
+        PostMessage(message, order.transfer);
+      }
+    }
+  }
+  PostQueuedSends();
+}
+
+void MpiProgress::PostQueuedSends() {
+  for (size_t member = 0; member < queued_sends_.size(); ++member) {
+    auto& queue = queued_sends_[member];
+    while (!queue.empty() && sends_under_way_[member] < kSendsUnderWay && !job_->failed()) {
+      ++sends_under_way_[member];
+      PostMessage(queue.front().first, std::move(queue.front().second));
+      queue.pop_front();
     }
   }
 }
@@ -201,6 +222,10 @@ void MpiProgress::CountDown(const std::vector<size_t>& completed) {
 void MpiProgress::Forget(std::vector<size_t> completed) {
   std::sort(completed.rbegin(), completed.rend());
   for (const size_t index : completed) {
+    const Pending& one = pending_[index];
+    if (one.transfer != nullptr && one.message.direction == Message::kSend) {
+      --sends_under_way_[static_cast<size_t>(one.message.member)];
+    }
     if (index + 1 < requests_.size()) {
       requests_[index] = requests_.back();
       pending_[index] = std::move(pending_.back());
@@ -208,6 +233,7 @@ void MpiProgress::Forget(std::vector<size_t> completed) {
     requests_.pop_back();
     pending_.pop_back();
   }
+  PostQueuedSends();
 }
 
 bool MpiProgress::ReceiveSmall() {

@@ -6,8 +6,10 @@
 #include <mpi.h>
 
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "shardstep/comm/mpi/data_plan.h"
@@ -18,7 +20,9 @@
 namespace shardstep {
 
 /// The thread that makes all MPI calls of one communicator. It posts what others hand over, in that order, looks at
-/// what is under way, takes in small messages, and sleeps between two looks: ever longer while nothing moves.
+/// what is under way, takes in small messages, and sleeps between two looks: ever longer while nothing moves. Of the
+/// messages to one peer only a few are under way at a time: MPI moves all that are at once, and what is needed first
+/// would come last.
 class MpiProgress {
  public:
   /// Called on the progress thread, without locks.
@@ -71,6 +75,8 @@ class MpiProgress {
   void Run();
   void PostOrders();
   void PostMessage(const Message& message, std::shared_ptr<Transfer> transfer);
+  /// As many of the sends that wait for their turn as may be under way.
+  void PostQueuedSends();
   void PostSmall(Order order);
   /// These say whether anything has moved.
   bool TestRequests();
@@ -99,6 +105,9 @@ class MpiProgress {
   // Of the progress thread.
   std::vector<MPI_Request> requests_;
   std::vector<Pending> pending_;  ///< by request
+  /// By member: sends that wait for their turn, and how many are under way.
+  std::vector<std::deque<std::pair<Message, std::shared_ptr<Transfer>>>> queued_sends_;
+  std::vector<int> sends_under_way_;
   std::vector<int> indices_;
   std::vector<MPI_Status> statuses_;
   int idle_rounds_ = 0;

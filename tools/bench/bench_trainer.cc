@@ -41,7 +41,7 @@ absl::Status BenchTrainer::WriteGradients(int rank) {
 
 absl::Status BenchTrainer::TrainStep() {
   SHARDSTEP_RETURN_IF_ERROR(Forward());
-  if (std::exchange(in_flight_, false)) SHARDSTEP_RETURN_IF_ERROR(optimizer_->FinishStep().status());
+  SHARDSTEP_RETURN_IF_ERROR(FinishStep());
   for (int64_t k = 0; k < options_.optimizer.micro_steps; ++k) {
     if (k > 0) SHARDSTEP_RETURN_IF_ERROR(Forward());
     SHARDSTEP_RETURN_IF_ERROR(Backward());
@@ -79,8 +79,13 @@ absl::Status BenchTrainer::Finish() {
   for (int p = 0; p < optimizer_->layout().parameter_count(); ++p) {
     SHARDSTEP_RETURN_IF_ERROR(optimizer_->WeightsReady(p));
   }
+  return FinishStep();
+}
+
+absl::Status BenchTrainer::FinishStep() {
   if (!std::exchange(in_flight_, false)) return absl::OkStatus();
   SHARDSTEP_ASSIGN_OR_RETURN(const StepRecord record, optimizer_->FinishStep());
+  waited_ms_ = static_cast<double>(record.exposed_ns) / 1e6;
   if (!record.applied) return absl::InternalError("a step of the benchmark was skipped, whose gradients are finite");
   return absl::OkStatus();
 }

@@ -30,11 +30,14 @@ class BenchTrainer {
 
   ShardedOptimizer& optimizer() { return *optimizer_; }
   int64_t steps() const { return optimizer_->step(); }
+  /// What the caller waited for weights, gradients and the step, from one FinishStep to the last one.
+  double waited_ms() const { return waited_ms_; }
 
  private:
   BenchTrainer(const BenchOptions& options, std::unique_ptr<ShardedOptimizer> optimizer,
                const EmulatedCompute& compute);
   absl::Status WriteGradients(int rank);
+  absl::Status FinishStep();
   absl::Status Forward();
   absl::Status Backward();
   double forward_ms(int p) const { return backward_ms(p) / 2; }
@@ -45,6 +48,7 @@ class BenchTrainer {
   const EmulatedCompute& compute_;
   std::vector<double> share_;  // of all elements, by parameter
   bool in_flight_ = false;
+  double waited_ms_ = 0;
 };
 
 }  // namespace shardstep
