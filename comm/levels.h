@@ -46,6 +46,8 @@ struct CommunicatorLevels {
   std::unique_ptr<Communicator> network;
   /// With two levels; empty with one.
   HostMap map;
+  /// How many ranks of the job share this host's memory and cores; 0: all.
+  int host_ranks = 0;
 };
 
 }  // namespace shardstep

@@ -56,8 +56,8 @@ export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-10}
 export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-5}
 export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-4}
 
-# Over TCP both directions of a pair of ranks share one connection. Where bulk data is "put", the words that ask for more of
-# it wait behind what is under way the other way, and the directions take turns: half the network's speed.
+# Over TCP both directions of a pair of ranks share one connection. Where bulk data is "put", the words that ask for more
+# of it wait behind what is under way the other way, and the directions take turns: half the network's speed.
 export OMPI_MCA_btl_tcp_flags=${OMPI_MCA_btl_tcp_flags:-1}
 
 scratch=$(mktemp -d)

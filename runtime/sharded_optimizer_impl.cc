@@ -76,10 +76,14 @@ MemoryEstimate ShardedOptimizer::Impl::Memory() const {
   return estimate;
 }
 
+int ShardedOptimizer::Impl::HostRanks() const {
+  return communicators_.host_ranks > 0 ? communicators_.host_ranks : layout_.world_size();
+}
+
 // All ranks of a host allocate at the same time, so what they need together must be there.
 absl::Status ShardedOptimizer::Impl::CheckMemory() const {
   const MemoryEstimate estimate = MemoryToAllocate();
-  const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
+  const int ranks = HostRanks();
   return CheckMemoryAvailable(ranks * estimate.rank_bytes() + estimate.weights_shared_bytes,
                               absl::StrCat("the optimizer of ", ranks, " ranks"));
 }
@@ -89,8 +93,7 @@ absl::Status ShardedOptimizer::Impl::Allocate() {
   SHARDSTEP_RETURN_IF_ERROR(AllocateArenas(handling.local_sums));
   SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling)));
   thawed_.assign(layout_.bucket_count(), false);
-  const int ranks = communicators_.network ? communicators_.map.ranks_per_host() : layout_.world_size();
-  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(KernelThreads(options_.update_threads, ranks)));
+  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(KernelThreads(options_.update_threads, HostRanks())));
   gradients_ = handling.local_sums ? own_gradients_.view() : host().gradients();
   bound_ = std::make_unique<BoundBuffers>(&layout_, std::vector<BufferView>{gradients_, host().weights()});
   scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &options_,

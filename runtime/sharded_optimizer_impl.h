@@ -47,6 +47,8 @@ class ShardedOptimizer::Impl {
   MemoryEstimate MemoryToAllocate() const;
   // What is allocated, as it is now.
   MemoryEstimate Memory() const;
+  // That share this host's memory and cores.
+  int HostRanks() const;
   // All ranks of a host allocate at the same time, so what they need together must be there.
   absl::Status CheckMemory() const;
   absl::Status Allocate();

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -17,6 +18,13 @@ std::vector<int> Iota(int count) {
   std::vector<int> numbers(static_cast<size_t>(count));
   std::iota(numbers.begin(), numbers.end(), 0);
   return numbers;
+}
+
+// Also where hosts have different numbers of them, and there are no rails.
+absl::StatusOr<int> CountHostRanks(Rendezvous& rendezvous, const std::string& host_id) {
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                             rendezvous.AllGatherBytes("hosts of all ranks", host_id, kSetupDeadline));
+  return static_cast<int>(std::count(ids.begin(), ids.end(), host_id));
 }
 
 absl::StatusOr<CommunicatorLevels> CreateTwoLevels(MpiRendezvous& rendezvous, const ClusterOptions& options,
@@ -42,6 +50,7 @@ absl::StatusOr<CommunicatorLevels> CreateTwoLevels(MpiRendezvous& rendezvous, co
                              .on_failure = [link](const absl::Status& failure) { link->host().Abort(failure); },
                              .on_others_away = [link](absl::Duration duration) { link->SetOthersAway(duration); }}));
   levels.host = MakeLinkedHost(link);
+  levels.host_ranks = map.ranks_per_host();
   levels.map = std::move(map);
   return levels;
 }
@@ -67,7 +76,9 @@ absl::StatusOr<CommunicatorLevels> CreateClusterCommunicators(MpiRendezvous& ren
                                                    {.wait_deadline = options.wait_deadline,
                                                     .setup_deadline = kSetupDeadline,
                                                     .max_message_bytes = options.max_message_bytes}));
-  return CommunicatorLevels(std::move(all));
+  CommunicatorLevels levels(std::move(all));
+  SHARDSTEP_ASSIGN_OR_RETURN(levels.host_ranks, CountHostRanks(rendezvous, host_id));
+  return levels;
 }
 
 }  // namespace shardstep

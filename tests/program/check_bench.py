@@ -55,6 +55,6 @@ for row in objects:
         assert row["bytes_per_parameter"] == table(row, passes), (row, table(row, passes))
     assert 0 < row["step_ms_min"] <= row["step_ms"] <= row["step_ms_max"], row
     assert row["floor_ms"] > 0, row
-    close(row["floor_ratio"], row["exposed_ms"] / row["floor_ms"], "floor_ratio")
+    close(row["floor_ratio"], row["step_ms"] / row["floor_ms"], "floor_ratio")
     close(row["gb_per_s"], row["bytes_per_parameter"] * row["parameters"] / row["step_ms"] / 1e6, "gb_per_s")
 assert objects[0]["wrong"] == (0 if checked == "1" else None), objects[0]

@@ -70,7 +70,11 @@ TEST(BenchReportTest, RatiosAreOfMedians) {
   EXPECT_EQ(row.floor_ratio(), 5.0 / 4);
   row.compute_ms = {1, 2, 30};
   EXPECT_EQ(row.exposed_ms(), 5 - 2);
-  EXPECT_EQ(row.floor_ratio(), 3.0 / 4);
+  EXPECT_EQ(row.floor_ms(), 4);
+  EXPECT_EQ(row.floor_ratio(), 5.0 / 4);
+  row.compute_ms = {4.5, 4.5, 30};
+  EXPECT_EQ(row.floor_ms(), 4.5);
+  EXPECT_EQ(row.floor_ratio(), 5 / 4.5);
 }
 
 TEST(BenchReportTest, ColumnsInTheirOrder) {

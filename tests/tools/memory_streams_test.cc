@@ -86,7 +86,7 @@ void ExpectMoves(const Counts& counts, int64_t begin, int64_t moved, WorkerPool&
   for (int i = 0; i < counts.keep4; ++i) streams.keep4.push_back(arrays.Make<float>(elements, &Varied));
   for (int i = 0; i < counts.write2; ++i) streams.write2.push_back(arrays.Make<uint16_t>(elements, &Poison));
   for (int i = 0; i < counts.write4; ++i) streams.write4.push_back(arrays.Make<float>(elements, &Poison));
-  Move(streams, begin, moved, pool);
+  Move(streams, {{begin, moved}}, pool);
   const auto expect = [&](const auto& same, int64_t changed_bytes) {
     for (const auto* array : same) {
       EXPECT_EQ(arrays.Changed(array, begin, begin + moved), std::pair(int64_t{0}, changed_bytes));
@@ -180,7 +180,7 @@ TEST(MemoryStreamsTest, EveryArrayIsMoved) {
     make(counts.keep4, &streams.keep4);
     make(counts.write2, &streams.write2);
     make(counts.write4, &streams.write4);
-    Move(streams, 0, kElements, *alone);
+    Move(streams, {{0, kElements}}, *alone);
     for (size_t i = 0; i < buffers.size(); ++i) {
       EXPECT_EQ(UnusedPages(buffers[i]), 0) << "array " << i << " of case " << &counts - kCounts;
     }
@@ -197,7 +197,7 @@ TEST(MemoryStreamsTest, ThePlainLoopKeepsTheSame) {
     streams.keep4.push_back(arrays.Make<float>(kElements, [](int64_t byte) { return std::byte(byte % 100 + 1); }));
   }
   streams.write2.push_back(arrays.Make<uint16_t>(kElements, &Poison));
-  MovePlainly(streams, 1024, 3001, *pool);
+  MovePlainly(streams, {{1024, 3001}}, *pool);
   for (const float* array : streams.keep4) EXPECT_EQ(arrays.Changed(array, 0, 0), std::pair(int64_t{0}, int64_t{0}));
   EXPECT_EQ(arrays.Changed(streams.write2[0], 1024, 1024 + 3001), std::pair(int64_t{0}, int64_t{2 * 3001}));
 }

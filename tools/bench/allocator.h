@@ -9,7 +9,8 @@ enum class Allocator {
   kKeeps,    ///< freed memory is kept and used again
 };
 /// Of this process, from now on; buffers in use stay as they are. Both may alternate, but whoever measures kKeeps takes
-/// a step first: kDefault returns what was kept.
+/// a step first: kDefault returns what was kept. Each change to kDefault costs address space, up to the largest buffers
+/// of a step, and no memory; some thousand fit into a process.
 void SetAllocator(Allocator allocator);
 
 }  // namespace shardstep

@@ -40,6 +40,11 @@ shardstep_reference::MicroBatch MicroBatchOf(int rank, const std::vector<int64_t
 
 }  // namespace
 
+int64_t ReferenceBytes(const BenchOptions& options, int ranks) {
+  // Master, moments and weights of the model, the sums and weights that come out, a gradient of every rank.
+  return ElementCount(options.parameters) * (4 + 8 + 2 + 4 + 2 + 2 * int64_t{ranks});
+}
+
 absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptions& options, int ranks, int64_t steps) {
   if (const std::vector<std::string> modes = InexactModes(options.optimizer); !modes.empty()) {
     return absl::InvalidArgumentError(

@@ -17,6 +17,9 @@ namespace shardstep {
 /// gradients, in this process. InvalidArgument: the reference does not know a mode of `options`.
 absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptions& options, int ranks, int64_t steps);
 
+/// What ReferenceWeights holds at most.
+int64_t ReferenceBytes(const BenchOptions& options, int ranks);
+
 /// How many of all weights differ. `weights(p)`: those of parameter p.
 int64_t CountWrong(const std::vector<std::vector<Bf16>>& expected,
                    const std::function<absl::Span<const Bf16>(int p)>& weights);

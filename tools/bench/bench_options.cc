@@ -193,6 +193,11 @@ constexpr Switch kSwitches[] = {
 };
 
 absl::Status CheckTogether(const BenchOptions& options) {
+  if (options.kernels && (options.check || !options.baselines.empty() || options.backward_ms > 0 ||
+                          !options.trace_file.empty() || std::isfinite(options.max_floor_ratio))) {
+    return absl::InvalidArgumentError(
+        "--kernels: not with --check, --baselines, --backward_ms, --trace or --max_floor_ratio, which are about steps");
+  }
   const bool ignores = options.optimizer.non_finite == NonFinitePolicy::kIgnore;
   if (ignores && options.max_norm.has_value()) {
     return absl::InvalidArgumentError("--nonfinite=ignore: not together with clipping; --clip=off turns that off");

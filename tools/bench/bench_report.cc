@@ -72,21 +72,21 @@ double Median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-double BenchRow::floor_ms() const { return Median(gradient_ms) + Median(update_ms); }
+double BenchRow::floor_ms() const { return std::max(Median(gradient_ms) + Median(update_ms), Median(compute_ms)); }
 
-double BenchRow::floor_ratio() const { return exposed_ms() / floor_ms(); }
+double BenchRow::floor_ratio() const { return Median(step_ms) / floor_ms(); }
 
 double BenchRow::exposed_ms() const { return Median(step_ms) - Median(compute_ms); }
 
 std::string BenchHeader() {
   std::string line;
-  for (const Cell& cell : Cells({})) absl::StrAppend(&line, absl::StrFormat("%*s", cell.width, cell.column));
+  for (const Cell& cell : Cells({})) absl::StrAppend(&line, absl::StrFormat(" %*s", cell.width, cell.column));
   return line;
 }
 
 std::string BenchLine(const BenchRow& row) {
   std::string line;
-  for (const Cell& cell : Cells(row)) absl::StrAppend(&line, absl::StrFormat("%*s", cell.width, cell.value));
+  for (const Cell& cell : Cells(row)) absl::StrAppend(&line, absl::StrFormat(" %*s", cell.width, cell.value));
   return line;
 }
 

@@ -24,8 +24,10 @@ struct BenchRow {
   std::vector<double> compute_ms;   ///< the emulated passes alone; empty: none
   std::optional<int64_t> wrong;     ///< weights; unset: not compared
 
-  double floor_ms() const;     ///< median
-  double floor_ratio() const;  ///< of the medians, without the emulated passes
+  /// Of the medians: memory's and the wire's; with emulated passes that, or theirs where it is longer, as a step can
+  /// hide all but the longer of both.
+  double floor_ms() const;
+  double floor_ratio() const;  ///< of the medians
   double exposed_ms() const;   ///< of the medians: what the step adds to the passes
 };
 

@@ -1,8 +1,7 @@
 #include "shardstep/tools/bench/bench_run.h"
 
-#include <unistd.h>
-
 #include <algorithm>
+#include <chrono>
 #include <ostream>
 #include <utility>
 
@@ -25,6 +24,8 @@ namespace shardstep {
 namespace {
 
 constexpr absl::Duration kMeetingDeadline = absl::Minutes(10);
+// Of the check, whose scalar steps rank 0 makes alone.
+constexpr absl::Duration kCheckDeadline = absl::Hours(6);
 constexpr double kMegabyte = 1e6;
 
 StepCase CaseOf(const BenchOptions& options, const HostMap& map, int ranks) {
@@ -96,11 +97,16 @@ class BenchRun {
         const MemoryEstimate estimate,
         ShardedOptimizer::EstimateMemory(options_.optimizer, options_.parameters, world_.world_size()));
     int64_t rank_bytes = estimate.rank_bytes();
+    if (map_.host_count() > 1) {
+      const WireCost wire = CountWireCost(ours_.step, ours_.parameters);
+      rank_bytes += 2 * std::max(wire.gradients, wire.weights) / map_.ranks_per_host();
+    }
     for (const Baseline baseline : options_.baselines) {
       rank_bytes += MpiBaseline::EstimateBytes(baseline, options_, world_.world_size());
     }
     const int64_t ranks = map_.ranks_per_host();
-    const absl::Status mine = CheckMemoryAvailable(ranks * rank_bytes + estimate.weights_shared_bytes,
+    const int64_t check_bytes = options_.check ? ReferenceBytes(options_, world_.world_size()) : 0;
+    const absl::Status mine = CheckMemoryAvailable(ranks * rank_bytes + estimate.weights_shared_bytes + check_bytes,
                                                    absl::StrCat(options_.model, " with ", ranks, " ranks on a host"));
     return AgreeOnStatus(rendezvous_, "memory", mine, kMeetingDeadline);
   }
@@ -133,7 +139,12 @@ class BenchRun {
   absl::Status MakeFloors() {
     SHARDSTEP_ASSIGN_OR_RETURN(
         twin_, FloorTwin::Create(ours_.step, ShardBuffersOf(trainer_->optimizer()),
-                                 KernelThreads(options_.optimizer.update_threads, map_.ranks_per_host())));
+                                 KernelThreads(options_.optimizer.update_threads, world_.host_ranks())));
+    const auto moved = static_cast<double>(world_.Sum(twin_->gradient_bytes() + twin_->update_bytes()));
+    const double counted = CountMemoryCost(ours_.step).total() * static_cast<double>(ours_.parameters);
+    if (moved != counted) {
+      return absl::InternalError(absl::StrCat("the floor moves ", moved, " bytes instead of ", counted));
+    }
     if (map_.host_count() == 1) return absl::OkStatus();
     wire_cost_ = CountWireCost(ours_.step, ours_.parameters);
     SHARDSTEP_ASSIGN_OR_RETURN(wire_, MpiWire::Create(map_, std::max(wire_cost_.gradients, wire_cost_.weights)));
@@ -204,12 +215,12 @@ class BenchRun {
     ours_.compute_ms.push_back(compute_ms);
     world_.Barrier();
     SHARDSTEP_RETURN_IF_ERROR(trainer_->TrainStep());
-    const absl::Time begin = absl::Now();
+    const auto begin = std::chrono::steady_clock::now();
     SHARDSTEP_RETURN_IF_ERROR(trainer_->TrainStep());
-    const double step_ms = absl::ToDoubleMilliseconds(absl::Now() - begin);
+    const std::chrono::duration<double, std::milli> step = std::chrono::steady_clock::now() - begin;
     waited_ms_.push_back(world_.Max(trainer_->waited_ms()));
     SHARDSTEP_RETURN_IF_ERROR(trainer_->Finish());
-    ours_.step_ms.push_back(world_.Max(step_ms));
+    ours_.step_ms.push_back(world_.Max(step.count()));
     return absl::OkStatus();
   }
 
@@ -224,15 +235,14 @@ class BenchRun {
     return absl::OkStatus();
   }
 
-  // A step of its own, as those that are measured are not watched.
+  // Steps of their own, as those that are measured are not watched.
   absl::Status Trace() {
     if (options_.trace_file.empty()) return absl::OkStatus();
-    TraceRecording recording;
-    trainer_->optimizer().SetTrace(&recording);
+    trainer_->optimizer().SetTrace(&recording_);
     for (int i = 0; i < 2; ++i) SHARDSTEP_RETURN_IF_ERROR(trainer_->TrainStep());
     SHARDSTEP_RETURN_IF_ERROR(trainer_->Finish());
     trainer_->optimizer().SetTrace(nullptr);
-    return WriteTrace(rendezvous_, recording, options_.trace_file);
+    return WriteTrace(rendezvous_, recording_, options_.trace_file);
   }
 
   // Rank 0 compares every weight; digests say that the other copies are the same.
@@ -245,7 +255,7 @@ class BenchRun {
       mine = expected.status();
       if (mine.ok()) ours_.wrong = CountWrong(*expected, [&](int p) { return optimizer.weights(p); });
     }
-    return AgreeOnStatus(rendezvous_, "check", mine, kMeetingDeadline);
+    return AgreeOnStatus(rendezvous_, "check", mine, kCheckDeadline);
   }
 
   const BenchOptions& options_;
@@ -257,6 +267,7 @@ class BenchRun {
   ProcessMemory before_;
   WireCost wire_cost_;
   BenchRow ours_;
+  TraceRecording recording_;  // what streams may still tell while the trainer goes
   std::unique_ptr<BenchTrainer> trainer_;
   std::vector<double> waited_ms_;  // by a trainer's thread; the rest of what is exposed are cores taken from the passes
   std::unique_ptr<FloorTwin> twin_;

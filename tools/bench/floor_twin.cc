@@ -50,14 +50,15 @@ absl::StatusOr<std::unique_ptr<FloorTwin>> FloorTwin::Create(const StepCase& ste
   std::unique_ptr<FloorTwin> twin(new FloorTwin(std::move(pool)));
   twin->gradient_passes_.resize(static_cast<size_t>(GradientPasses(step)));
   for (const ShardBuffers& bucket : buckets) {
+    std::vector<ElementRange> ranges;
+    for (const Segment& segment : bucket.segments) ranges.push_back({segment.shard_begin_element, segment.elements});
     if (KeepsSum(step) && bucket.accumulator == nullptr) {
       return absl::InternalError("the step keeps no sum where its cheapest form does");
     }
     for (size_t pass = 0; pass < twin->gradient_passes_.size(); ++pass) {
-      twin->gradient_passes_[pass].push_back(
-          {bucket.segments, GradientStreams(step, bucket, static_cast<int64_t>(pass))});
+      twin->gradient_passes_[pass].push_back({ranges, GradientStreams(step, bucket, static_cast<int64_t>(pass))});
     }
-    twin->update_pass_.push_back({bucket.segments, UpdateStreams(step, bucket)});
+    twin->update_pass_.push_back({ranges, UpdateStreams(step, bucket)});
   }
   return twin;
 }
@@ -70,9 +71,7 @@ void FloorTwin::Update() { Run(update_pass_); }
 
 void FloorTwin::Run(const Pass& pass) {
   for (const Bucket& bucket : pass) {
-    for (const Segment& segment : bucket.segments) {
-      Move(bucket.streams, segment.shard_begin_element, segment.elements, *pool_);
-    }
+    Move(bucket.streams, bucket.ranges, *pool_);
   }
 }
 
@@ -82,7 +81,7 @@ template <typename Pass>
 int64_t BytesOf(const Pass& pass) {
   int64_t bytes = 0;
   for (const auto& bucket : pass) {
-    for (const Segment& segment : bucket.segments) bytes += segment.elements * bucket.streams.bytes_per_element();
+    for (const ElementRange& range : bucket.ranges) bytes += range.elements * bucket.streams.bytes_per_element();
   }
   return bytes;
 }

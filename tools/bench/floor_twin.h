@@ -32,7 +32,7 @@ class FloorTwin {
 
  private:
   struct Bucket {
-    std::vector<Segment> segments;
+    std::vector<ElementRange> ranges;
     MemoryStreams streams;
   };
   /// Everything that is to be gone through once.

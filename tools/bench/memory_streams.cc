@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 
 #include "shardstep/tools/bench/memory_streams.h"
 
@@ -167,17 +168,24 @@ namespace {
 constexpr int64_t kTakeElements = int64_t{32} << 10;
 
 template <typename Body>
-void Share(int64_t begin, int64_t elements, WorkerPool& pool, const Body& body) {
-  if (elements <= kTakeElements) {
-    body(begin, begin + elements);
-    return;
-  }
-  std::atomic<int64_t> next = 0;
-  pool.Run([&] {
-    for (int64_t at; (at = next.fetch_add(kTakeElements, std::memory_order_relaxed)) < elements;) {
-      body(begin + at, begin + std::min(at + kTakeElements, elements));
+void Share(absl::Span<const ElementRange> ranges, WorkerPool& pool, const Body& body) {
+  std::vector<ElementRange> pieces;
+  for (const ElementRange& range : ranges) {
+    for (int64_t at = 0; at < range.elements; at += kTakeElements) {
+      pieces.push_back({range.begin + at, std::min(kTakeElements, range.elements - at)});
     }
-  });
+  }
+  std::atomic<size_t> next = 0;
+  const std::function<void()> share = [&] {
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < pieces.size();) {
+      body(pieces[i].begin, pieces[i].begin + pieces[i].elements);
+    }
+  };
+  if (pieces.size() > 1) {
+    pool.Run(share);
+  } else {
+    share();
+  }
 }
 
 __attribute__((target_clones("avx512f", "avx2", "default"))) void PlainLoop(const MemoryStreams& streams, int64_t begin,
@@ -198,16 +206,16 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void PlainLoop(cons
 
 }  // namespace
 
-void Move(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool) {
-  Share(begin, elements, pool, [&](int64_t first, int64_t last) {
+void Move(const MemoryStreams& streams, absl::Span<const ElementRange> ranges, WorkerPool& pool) {
+  Share(ranges, pool, [&](int64_t first, int64_t last) {
     volatile uint32_t sink = 0;
     HWY_DYNAMIC_DISPATCH(MoveRange)(streams, first, last, &sink);
   });
 }
 
-void MovePlainly(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool) {
+void MovePlainly(const MemoryStreams& streams, absl::Span<const ElementRange> ranges, WorkerPool& pool) {
   volatile float one = 1;
-  Share(begin, elements, pool, [&](int64_t first, int64_t last) { PlainLoop(streams, first, last, one); });
+  Share(ranges, pool, [&](int64_t first, int64_t last) { PlainLoop(streams, first, last, one); });
 }
 
 }  // namespace shardstep

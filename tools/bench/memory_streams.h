@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "shardstep/optimizer/worker_pool.h"
 
 namespace shardstep {
@@ -22,13 +23,20 @@ struct MemoryStreams {
   int64_t bytes_per_element() const;
 };
 
-/// Moves elements [begin, begin + elements) with the best vectors of this CPU, shared among this thread and `pool`;
+/// Elements [begin, begin + elements).
+struct ElementRange {
+  int64_t begin = 0;
+  int64_t elements = 0;
+};
+
+/// Moves all elements of `ranges` with the best vectors of this CPU, shared among this thread and `pool`;
 /// touches no others. `begin` is a multiple of 32.
-void Move(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool);
+void Move(const MemoryStreams& streams, absl::Span<const ElementRange> ranges, WorkerPool& pool);
 
 /// The same bytes by the plainest loop, as a compiler makes it for this CPU: what Move is judged by. Two streams of
-/// read2, three of keep4 and one of write2, as a step of two ranks has; others are not known.
-void MovePlainly(const MemoryStreams& streams, int64_t begin, int64_t elements, WorkerPool& pool);
+/// read2, three of keep4 and one of write2, as a step of two ranks has; others are not known. It stores
+/// through the caches, so it moves 2 bytes more: what it writes of write2 is read first.
+void MovePlainly(const MemoryStreams& streams, absl::Span<const ElementRange> ranges, WorkerPool& pool);
 
 }  // namespace shardstep
 

@@ -1,12 +1,12 @@
 #include "shardstep/tools/bench/mpi_baselines.h"
 
 #include <mpi.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <limits>
 #include <utility>
 
+#include "shardstep/optimizer/worker_pool.h"
 #include "shardstep/tools/bench/flat_model.h"
 #include "shardstep/tools/bench/mpi_collectives.h"
 #include "shardstep/tools/bench/mpi_pipeline.h"
@@ -24,14 +24,7 @@ int RanksOfThisHost() {
 }
 
 // As many as the optimizer has.
-int UpdateThreads(const OptimizerOptions& options) {
-  const int ranks = RanksOfThisHost();
-  if (options.update_threads > 0) return options.update_threads;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  return std::max(1, cores / ranks);
-}
+int UpdateThreads(const OptimizerOptions& options) { return KernelThreads(options.update_threads, RanksOfThisHost()); }
 
 }  // namespace
 

@@ -24,10 +24,8 @@ MpiWorld::MpiWorld() : communicators_(std::make_unique<Communicators>()) {
   MPI_Comm_split_type(communicators_->all, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &communicators_->host);
 }
 
-MpiWorld::~MpiWorld() {
-  MPI_Comm_free(&communicators_->host);
-  MPI_Comm_free(&communicators_->all);
-}
+// Freeing a communicator is collective, and this rank may be the only one that has failed: MPI_Finalize does it.
+MpiWorld::~MpiWorld() = default;
 
 int MpiWorld::rank() const {
   int rank = 0;
