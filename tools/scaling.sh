@@ -3,7 +3,7 @@
 # How shardstep_bench's step scales: strong, where the parameters stay the same, and weak, where those of each rank do;
 # over ranks on this host, and over hosts that tests/hosts.sh emulates. The first of each list is what the others are
 # compared with.
-#   --bench PROGRAM         build/tools/bench/shardstep_bench
+#   --bench PROGRAM         build/release/tools/bench/shardstep_bench
 #   --out DIR               for scaling.csv, scaling.svg and scaling.png (default build/scaling)
 #   --mode strong|weak|both (default both)
 #   --parameters N          in all when strong, of each rank when weak (default 20000000)
@@ -16,8 +16,8 @@
 #   efficiency         strong: time * ranks of the first row / time * ranks of this one; weak: time of the first / time
 #   floor_efficiency   the same of floor_ms instead of step_ms. Ranks on one host share its memory, and hosts of one
 #                      machine share all but their links: the floor cannot scale either, and what is below it is ours
-# Exit codes: 64 this command line is wrong, 78 no such program or no gnuplot, 74 what cannot be written, and those of
-# deploy/mpirun.sh; scaling.csv then has what was measured.
+# Exit codes: 64 this command line is wrong, 77 only hosts were asked for and cannot be emulated, 78 no such program or
+# no gnuplot, 74 what cannot be written, and those of deploy/mpirun.sh; scaling.csv then has what was measured.
 set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 readonly root
@@ -28,7 +28,7 @@ fail() {
   exit "$1"
 }
 
-bench=$root/build/tools/bench/shardstep_bench
+bench=$root/build/release/tools/bench/shardstep_bench
 out=$root/build/scaling
 mode=both
 parameters=20000000

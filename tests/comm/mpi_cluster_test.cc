@@ -45,6 +45,7 @@ TEST_F(MpiClusterTest, OneHostIsSharedMemoryAlone) {
 TEST_F(MpiClusterTest, OneRankPerHostIsMpiAlone) {
   const CommunicatorLevels levels = CreateLevels("abcd");
   EXPECT_EQ(levels.network, nullptr);
+  EXPECT_EQ(levels.host_ranks, 1);
   EXPECT_EQ(levels.map.host_count(), 0);
   EXPECT_EQ(levels.host->rank(), rank());
   EXPECT_EQ(levels.host->world_size(), world_size());
@@ -56,6 +57,7 @@ TEST_F(MpiClusterTest, OneRankPerHostIsMpiAlone) {
 TEST_F(MpiClusterTest, UnevenHostsAreMpiAlone) {
   const CommunicatorLevels levels = CreateLevels("aaab");
   EXPECT_EQ(levels.network, nullptr);
+  EXPECT_EQ(levels.host_ranks, rank() < 3 ? 3 : 1);
   EXPECT_EQ(levels.host->world_size(), world_size());
   EXPECT_TRUE(levels.host->traits().joins_hosts);
   Train(*levels.host, 0);
@@ -65,6 +67,7 @@ TEST_F(MpiClusterTest, UnevenHostsAreMpiAlone) {
 TEST_F(MpiClusterTest, PrivateWeightsOnSeveralHostsAreMpiAlone) {
   const CommunicatorLevels levels = CreateLevels("aabb", {.private_weights = true});
   EXPECT_EQ(levels.network, nullptr);
+  EXPECT_EQ(levels.host_ranks, 2);
   EXPECT_TRUE(levels.host->traits().joins_hosts);
   Train(*levels.host, 0);
   Meet();
@@ -76,6 +79,7 @@ TEST_F(MpiClusterTest, TwoRanksPerHostAreTwoLevelsHoweverPlaced) {
     ASSERT_NE(levels.network, nullptr) << hosts;
     const HostMap& map = levels.map;
     ASSERT_EQ(map.host_count(), 2);
+    EXPECT_EQ(levels.host_ranks, 2);
     EXPECT_EQ(map.hosts[static_cast<size_t>(map.host)][static_cast<size_t>(map.local_rank)], rank());
     EXPECT_EQ(levels.host->rank(), map.local_rank);
     EXPECT_EQ(levels.host->world_size(), 2);

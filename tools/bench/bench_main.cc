@@ -1,5 +1,4 @@
 // shardstep_bench: what a sharded step takes, and how far that is from what memory and network allow.
-#include <algorithm>
 #include <iostream>
 #include <memory>
 
