@@ -112,7 +112,6 @@ refuses "--steps was given twice" "$bench" --steps=1 --steps=1
 refuses "--clip" "$bench" --clip=nan
 refuses "--model" "$bench" --model=gpt5
 refuses "--nonfinite" "$bench" --nonfinite=ignore
-refuses "--check" "$bench" --check --wire=host_sum
 refuses "--baselines" "$bench" --baselines=all --micro_steps=2
 refuses "--check" "$bench" --check=1
 ends_with 74 "$mpirun" 2 "$bench" --model=flat:1000000000000 --steps=1

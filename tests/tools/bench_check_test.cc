@@ -157,15 +157,24 @@ TEST(BenchCheckTest, AFlippedBitIsOneWrongWeight) {
   EXPECT_EQ(CountWrong(*expected, actual), 8);
 }
 
-TEST(BenchCheckTest, ModesThatAreNotExactAreNamed) {
+TEST(BenchCheckTest, HostsThatRoundTheirSumsHaveOtherBits) {
   BenchOptions options = Options(TwoParameters());
+  const absl::StatusOr<Weights> exact = ReferenceWeights(options, /*ranks=*/4, kSteps);
   options.optimizer.host_sum = HostSum::kRounded;
-  const absl::Status rounded = ReferenceWeights(options, kRanks, kSteps).status();
-  EXPECT_EQ(rounded.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(rounded.message()), testing::HasSubstr("host_sum: ROUNDED"));
-  options.optimizer.host_sum = HostSum::kExact;
+  const auto differing = [&](int hosts) {
+    const absl::StatusOr<Weights> rounded = ReferenceWeights(options, /*ranks=*/4, kSteps, hosts);
+    return CountWrong(*exact, [&](int p) { return absl::MakeConstSpan((*rounded)[p]); });
+  };
+  EXPECT_EQ(differing(1), 0);
+  EXPECT_GT(differing(2), 0);
+  EXPECT_EQ(differing(4), 0);  // one gradient rounds to itself
+}
+
+TEST(BenchCheckTest, AModeThatTheReferenceDoesNotKnowIsNamed) {
+  BenchOptions options = Options(TwoParameters());
   options.optimizer.accumulation = Accumulation::kLocal;
   const absl::Status local = ReferenceWeights(options, kRanks, kSteps).status();
+  EXPECT_EQ(local.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(local.message()), testing::HasSubstr("accumulation: LOCAL"));
 }
 

@@ -208,7 +208,6 @@ TEST(BenchOptionsTest, X1RefusesFlagsGivenTwice) {
 TEST(BenchOptionsTest, X2RefusesWhatDoesNotGoTogether) {
   ExpectRefused({"--nonfinite=ignore"}, "--nonfinite=ignore", "--clip=off");
   ExpectRefused({"--nonfinite=ignore", "--clip=1"}, "--nonfinite=ignore", "--clip=off");
-  ExpectRefused({"--check", "--wire=host_sum"}, "--check", "--wire=host_sum");
   ExpectRefused({"--baselines=all", "--micro_steps=2"}, "--baselines", "micro-step");
   ExpectRefused({"--baselines=all", "--backward_ms=1"}, "--baselines", "--backward_ms");
   ExpectRefused({"--wire=host_sum", "--sum_group=2"}, "sum_group", "host_sum");

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "shardstep/tools/bench/bench_model.h"
 #include "shardstep/tools/reference/reference_group.h"
 
@@ -45,11 +43,13 @@ int64_t ReferenceBytes(const BenchOptions& options, int ranks) {
   return ElementCount(options.parameters) * (4 + 8 + 2 + 4 + 2 + 2 * int64_t{ranks});
 }
 
-absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptions& options, int ranks, int64_t steps) {
-  if (const std::vector<std::string> modes = InexactModes(options.optimizer); !modes.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the reference knows the default bits only, not those of ", absl::StrJoin(modes, ", ")));
+absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptions& options, int ranks, int64_t steps,
+                                                                int hosts) {
+  if (options.optimizer.accumulation == Accumulation::kLocal) {
+    return absl::InvalidArgumentError("the reference does not know the bits of accumulation: LOCAL");
   }
+  // One host alone sends nothing.
+  const bool rounds = options.optimizer.host_sum == HostSum::kRounded && hosts > 1;
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int64_t> counts, ElementCounts(options.parameters));
   shardstep_reference::Model model = InitialModel(options, counts);
 
@@ -63,7 +63,8 @@ absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptio
     model.Step(micro_batches, {.learning_rate = kBenchLearningRate,
                                .divisor = static_cast<double>(micro_batches.size()),
                                .max_norm = options.max_norm,
-                               .sum_group = options.optimizer.sum_group,
+                               .sum_group = rounds ? ranks / hosts : options.optimizer.sum_group,
+                               .round_groups = rounds,
                                .rounding_seed = options.optimizer.rounding_seed});
   }
 

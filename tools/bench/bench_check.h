@@ -13,9 +13,11 @@
 namespace shardstep {
 
 /// The weights that the unsharded scalar step (tools/reference) has after `steps` steps of the benchmark by `ranks`
-/// ranks: of every parameter of options.parameters, from BenchMaster and BenchGradient. Holds the whole model, and its
-/// gradients, in this process. InvalidArgument: the reference does not know a mode of `options`.
-absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptions& options, int ranks, int64_t steps);
+/// ranks, in order on `hosts` hosts: of every parameter of options.parameters, from BenchMaster and BenchGradient.
+/// Holds the whole model, and its gradients, in this process. InvalidArgument: the reference does not know a mode of
+/// `options`.
+absl::StatusOr<std::vector<std::vector<Bf16>>> ReferenceWeights(const BenchOptions& options, int ranks, int64_t steps,
+                                                                int hosts = 1);
 
 /// What ReferenceWeights holds at most.
 int64_t ReferenceBytes(const BenchOptions& options, int ranks);

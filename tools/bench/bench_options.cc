@@ -202,9 +202,6 @@ absl::Status CheckTogether(const BenchOptions& options) {
   if (ignores && options.max_norm.has_value()) {
     return absl::InvalidArgumentError("--nonfinite=ignore: not together with clipping; --clip=off turns that off");
   }
-  if (options.check && options.optimizer.host_sum == HostSum::kRounded) {
-    return absl::InvalidArgumentError("--check: not with --wire=host_sum, whose bits are not the contract's");
-  }
   if (!options.baselines.empty() && options.optimizer.micro_steps > 1) {
     return absl::InvalidArgumentError("--baselines: they have one micro-step");
   }

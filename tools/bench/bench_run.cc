@@ -251,7 +251,7 @@ class BenchRun {
     SHARDSTEP_RETURN_IF_ERROR(optimizer.Digests().status());
     absl::Status mine;
     if (rendezvous_.rank() == 0) {
-      const auto expected = ReferenceWeights(options_, ours_.step.ranks, trainer_->steps());
+      const auto expected = ReferenceWeights(options_, ours_.step.ranks, trainer_->steps(), ours_.step.hosts);
       mine = expected.status();
       if (mine.ok()) ours_.wrong = CountWrong(*expected, [&](int p) { return optimizer.weights(p); });
     }

@@ -201,7 +201,7 @@ void Update(Parameter& p, const std::vector<float>& gradients, double learning_r
 
 // Groups of consecutive micro-batches first, then these.
 std::vector<float> Sum(const std::vector<const MicroBatch*>& micro_batches, size_t p, size_t elements,
-                       int64_t sum_group) {
+                       int64_t sum_group, bool round_groups) {
   std::vector<float> sum(elements, 0.0f);
   const size_t group = static_cast<size_t>(sum_group);
   for (size_t begin = 0; begin < micro_batches.size(); begin += group) {
@@ -213,7 +213,7 @@ std::vector<float> Sum(const std::vector<const MicroBatch*>& micro_batches, size
       }
       float part = 0.0f;
       for (size_t j = begin; j < end; ++j) part = part + FromBf16((*micro_batches[j])[p][i]);
-      sum[i] = sum[i] + part;
+      sum[i] = sum[i] + (round_groups ? FromBf16(ToBf16(part)) : part);
     }
   }
   return sum;
@@ -279,7 +279,8 @@ StepResult Model::Step(const std::vector<const MicroBatch*>& micro_batches, cons
   BigSum squares;
   bool finite = true;
   for (size_t p = 0; p < parameters_.size(); ++p) {
-    std::vector<float> sum = Sum(micro_batches, p, parameters_[p].master.size(), arguments.sum_group);
+    std::vector<float> sum =
+        Sum(micro_batches, p, parameters_[p].master.size(), arguments.sum_group, arguments.round_groups);
     for (const float s : sum) finite = finite && std::isfinite(s);
     for (size_t begin = 0; finite && begin < sum.size(); begin += 1024) {
       squares.Add(BlockSum(sum.data() + begin, std::min<int64_t>(1024, static_cast<int64_t>(sum.size() - begin))));

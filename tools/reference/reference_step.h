@@ -35,6 +35,7 @@ struct StepArguments {
   double divisor = 1;
   std::optional<double> max_norm;
   int64_t sum_group = 1;
+  bool round_groups = false;  ///< to bf16: hosts of as many ranks as a group has send their sums so (`host_sum`)
   uint64_t rounding_seed = 1;
 };
 
