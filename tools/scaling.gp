@@ -2,7 +2,6 @@
 # file. A column of panels for each scaling; two rows, times and efficiencies, over ranks, and two over hosts, whose
 # network makes other magnitudes of them.
 table = "scaling.csv"
-set encoding utf8
 set datafile separator comma
 set datafile columnheaders
 set datafile missing NaN
@@ -101,7 +100,7 @@ do for [kind in "svg png"] {
                with yerrorbars ls 3 notitle, \
            "" using (ours(over)):(ours("step_ms")) with linespoints ls 3 \
                title "step: median, least and most".(crowded ? "" : ", and its ratio to the floor"), \
-           "" using (ours(over)):(ours("step_ms_max")):(crowded ? "" : sprintf("%.2f×", ours("floor_ratio"))) \
+           "" using (ours(over)):(ours("step_ms_max")):(crowded ? "" : sprintf("%.2fx", ours("floor_ratio"))) \
                with labels offset 0, 0.8 font ",12" tc rgb "#1f5fa8" notitle
       unset key
       top = top + 250
