@@ -14,8 +14,7 @@ absl::StatusOr<Buffer> Buffer::Allocate(int64_t size_bytes, absl::string_view wh
   if (size_bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": size_bytes = ", size_bytes, " is negative"));
   }
-  Buffer buffer;
-  if (size_bytes == 0) return buffer;
+  if (size_bytes == 0) return Buffer();
   // Touching more than there is ends in SIGKILL, not in an error.
   SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(size_bytes, what));
   void* data =
@@ -24,8 +23,8 @@ absl::StatusOr<Buffer> Buffer::Allocate(int64_t size_bytes, absl::string_view wh
     return absl::ResourceExhaustedError(
         absl::StrCat(what, ": no memory for ", size_bytes, " bytes: ", std::strerror(errno)));
   }
-  buffer.data_ = static_cast<std::byte*>(data);
-  buffer.size_bytes_ = size_bytes;
+  Buffer buffer({static_cast<std::byte*>(data), size_bytes},
+                [](BufferView memory) { munmap(memory.data, static_cast<size_t>(memory.size_bytes)); });
   if (backing == PageBacking::kOnCreation) {
     SHARDSTEP_RETURN_IF_ERROR(PopulatePages(buffer.view(), PageAccess::kWrite, what));
   } else {
@@ -35,16 +34,16 @@ absl::StatusOr<Buffer> Buffer::Allocate(int64_t size_bytes, absl::string_view wh
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_bytes_(std::exchange(other.size_bytes_, 0)) {}
+    : memory_(std::exchange(other.memory_, {})), release_(std::move(other.release_)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_bytes_, other.size_bytes_);
+  std::swap(memory_, other.memory_);
+  std::swap(release_, other.release_);
   return *this;
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) munmap(data_, static_cast<size_t>(size_bytes_));
+  if (memory_.data != nullptr) release_(memory_);
 }
 
 }  // namespace shardstep

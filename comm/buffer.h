@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <utility>
 
 #include "shardstep/comm/status.h"
 
@@ -23,13 +25,16 @@ struct BufferView {
 /// what is never used costs nothing.
 enum class PageBacking { kOnCreation, kOnFirstUse };
 
-/// Owner of page-aligned, zero-filled host memory whose address never changes. Large buffers ask for transparent huge
-/// pages.
+/// Owner of zero-filled memory whose address never changes: of the host, or of a device, whoever made it.
 class Buffer {
  public:
+  using Release = std::function<void(BufferView)>;
+
   Buffer() = default;
-  /// ResourceExhausted, naming `what` and the size, when the system refuses. kOnCreation: the creating thread touches
-  /// all pages.
+  /// Takes over `memory`, which `release` gives back in the end.
+  Buffer(BufferView memory, Release release) : memory_(memory), release_(std::move(release)) {}
+  /// Page-aligned host memory; large buffers ask for transparent huge pages. ResourceExhausted, naming `what` and the
+  /// size, when the system refuses. kOnCreation: the creating thread touches all pages.
   static absl::StatusOr<Buffer> Allocate(int64_t size_bytes, absl::string_view what,
                                          PageBacking backing = PageBacking::kOnCreation);
   Buffer(Buffer&& other) noexcept;
@@ -38,16 +43,16 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer();
 
-  BufferView view() const { return {data_, size_bytes_}; }
-  int64_t size_bytes() const { return size_bytes_; }
+  BufferView view() const { return memory_; }
+  int64_t size_bytes() const { return memory_.size_bytes; }
   template <typename T>
   T* as() const {
-    return reinterpret_cast<T*>(data_);
+    return memory_.as<T>();
   }
 
  private:
-  std::byte* data_ = nullptr;
-  int64_t size_bytes_ = 0;
+  BufferView memory_;
+  Release release_;
 };
 
 }  // namespace shardstep

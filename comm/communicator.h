@@ -1,8 +1,6 @@
 #ifndef SHARDSTEP_COMM_COMMUNICATOR_H_
 #define SHARDSTEP_COMM_COMMUNICATOR_H_
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -11,6 +9,7 @@
 #include "shardstep/comm/buffer.h"
 #include "shardstep/comm/dtype.h"
 #include "shardstep/comm/slice.h"
+#include "shardstep/comm/small_reduction.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/comm/stream.h"
 
@@ -49,24 +48,9 @@ struct CommunicatorTraits {
   bool separate_exchange_stream = false;
   /// Takes `contributions`, and `weights` that exist: fit to join the hosts of a job.
   bool joins_hosts = false;
+  /// What is rounded on the way, by the name that records use; nullptr: nothing is.
+  const char* inexact_mode = nullptr;
 };
-
-/// The content of one small all-reduce, at most 1 KiB: integers only, so its bits do not depend on any order.
-struct SmallReduction {
-  static constexpr int kSums = 32;
-  static constexpr int kMinima = 64;
-  std::array<int64_t, kSums> sums{};       // added over ranks; the caller keeps the sums below 2^63
-  std::array<uint64_t, kMinima> minima{};  // minimum over ranks
-
-  /// What the all-reduce makes of two contributions. Sums of a caller who lets them overflow wrap equally everywhere.
-  void Merge(const SmallReduction& other) {
-    for (int i = 0; i < kSums; ++i) {
-      sums[i] = static_cast<int64_t>(static_cast<uint64_t>(sums[i]) + static_cast<uint64_t>(other.sums[i]));
-    }
-    for (int i = 0; i < kMinima; ++i) minima[i] = std::min(minima[i], other.minima[i]);
-  }
-};
-static_assert(sizeof(SmallReduction) <= 1024);
 
 /// Moves gradients to the owners of shards and weights back to everyone, and nothing else: it never adds gradients up.
 ///

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "absl/strings/string_view.h"
 #include "shardstep/comm/status.h"
@@ -39,6 +40,10 @@ class Stream {
   virtual absl::Status Synchronize(const Event& event) = 0;
 
   virtual absl::Status status() const = 0;
+
+  /// Calls `function`, on some thread, when the stream gets here: to note that it did. It must be brief, wait for
+  /// nothing and enqueue nothing. Not called once the stream has failed. `name` must outlive the stream (a literal).
+  virtual void Call(absl::string_view name, std::function<void()> function) = 0;
 };
 
 /// A stream whose items are host functions.
@@ -47,6 +52,13 @@ class HostStream : public Stream {
   using Work = std::function<absl::Status()>;
   /// `name` must outlive the stream (a literal); it is what an error is annotated with.
   virtual void Enqueue(absl::string_view name, Work work) = 0;
+
+  void Call(absl::string_view name, std::function<void()> function) override {
+    Enqueue(name, [function = std::move(function)] {
+      function();
+      return absl::OkStatus();
+    });
+  }
 };
 
 }  // namespace shardstep
