@@ -36,12 +36,16 @@ struct CudaPointerInfo {
 class CudaApi {
  public:
   static constexpr int kSuccess = 0;
-  static constexpr int kNotReady = 600;  // cudaErrorNotReady
+  static constexpr int kMemoryAllocation = 2;     // cudaErrorMemoryAllocation
+  static constexpr int kInsufficientDriver = 35;  // cudaErrorInsufficientDriver: too old, or none
+  static constexpr int kNoDevice = 100;           // cudaErrorNoDevice
+  static constexpr int kNotReady = 600;           // cudaErrorNotReady
 
   virtual ~CudaApi() = default;
   /// "cudaErrorNoDevice: no CUDA-capable device is detected".
   virtual std::string ErrorText(int error) = 0;
 
+  /// `count` is set on success only.
   virtual int GetDeviceCount(int* count) = 0;
   virtual int SetDevice(int device) = 0;
   virtual int GetDeviceProperties(int device, CudaDeviceProperties* properties) = 0;
@@ -67,6 +71,9 @@ class CudaApi {
   virtual int StreamWaitEvent(CudaStreamHandle stream, CudaEventHandle event) = 0;
   /// The stream goes on once *word >= value (unsigned, cyclic); `word` is pinned host memory that the host writes.
   virtual int StreamWaitValue(CudaStreamHandle stream, const uint32_t* word, uint32_t value) = 0;
+  /// The host's side of StreamWaitValue: *word = value, once all that this thread has written before is visible. A
+  /// store and no call of the runtime; it is here because what replaces the table must see who lets a stream go on.
+  virtual void Signal(uint32_t* word, uint32_t value) = 0;
   /// cudaLaunchHostFunc.
   virtual int LaunchHostFunction(CudaStreamHandle stream, void (*function)(void*), void* data) = 0;
 

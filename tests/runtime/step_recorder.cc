@@ -1,122 +1,18 @@
 #include "step_recorder.h"
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "shardstep/optimizer/decision_formula.h"
 
 namespace shardstep {
 namespace {
 
-constexpr size_t kProblemsToReport = 5;
-
-bool Conflict(const MemoryAccess& a, const MemoryAccess& b) {
-  const auto* a_begin = static_cast<const char*>(a.begin);
-  const auto* b_begin = static_cast<const char*>(b.begin);
-  return (a.write || b.write) && a_begin < b_begin + b.size_bytes && b_begin < a_begin + a.size_bytes;
-}
-
-bool Conflict(const std::vector<MemoryAccess>& a, const std::vector<MemoryAccess>& b) {
-  return std::any_of(a.begin(), a.end(), [&](const MemoryAccess& x) {
-    return std::any_of(b.begin(), b.end(), [&](const MemoryAccess& y) { return Conflict(x, y); });
-  });
-}
-
 RecorderStream& AsRecorder(Stream& stream) { return static_cast<RecorderStream&>(stream); }
 
 }  // namespace
-
-// ---- Recording -----------------------------------------------------------------------------------------------------
-
-int Recording::Append(int stream, const std::string& name, std::vector<MemoryAccess> accesses) {
-  const int id = static_cast<int>(items_.size());
-  items_.push_back({.stream = stream, .name = name, .accesses = std::move(accesses), .after = {}});
-  const auto last = last_of_stream_.find(stream);
-  if (last != last_of_stream_.end()) items_[id].after.push_back(last->second);
-  last_of_stream_[stream] = id;
-  return id;
-}
-
-void Recording::AddEdge(int earlier, int waiter, const std::string& key) {
-  keys_.insert(key);
-  if (deleted_.count(key) == 0) items_[waiter].after.push_back(earlier);
-}
-
-void Recording::AddEdgeToLabel(const std::string& label, int waiter, const std::string& key) {
-  keys_.insert(key);
-  if (deleted_.count(key) == 0) label_edges_.push_back({label, waiter});
-}
-
-int Recording::AppendTransfer(int after, const std::string& name, std::vector<MemoryAccess> accesses) {
-  const int item = Append(--transfers_, name, std::move(accesses));
-  items_[item].after.push_back(after);
-  return item;
-}
-
-std::vector<std::vector<bool>> Recording::Reachability(std::vector<std::string>* problems) const {
-  const size_t n = items_.size();
-  std::vector<std::vector<int>> after(n);
-  for (size_t i = 0; i < n; ++i) after[i] = items_[i].after;
-  for (const LabelEdge& edge : label_edges_) {
-    const auto found = labels_.find(edge.label);
-    if (found == labels_.end()) {
-      problems->push_back(absl::StrCat(items_[edge.waiter].name, " waits forever for ", edge.label));
-    } else {
-      after[edge.waiter].push_back(found->second);
-    }
-  }
-  // Depth first: an item's ancestors are its direct ones and theirs.
-  std::vector<std::vector<bool>> ancestors(n);
-  std::vector<int> state(n, 0);
-  for (size_t root = 0; root < n; ++root) {
-    std::vector<int> stack = {static_cast<int>(root)};
-    while (!stack.empty()) {
-      const int item = stack.back();
-      if (state[item] == 2) {
-        stack.pop_back();
-        continue;
-      }
-      if (state[item] == 0) {
-        state[item] = 1;
-        for (const int earlier : after[item]) {
-          if (state[earlier] == 1) problems->push_back(absl::StrCat("deadlock at ", items_[item].name));
-          if (state[earlier] == 0) stack.push_back(earlier);
-        }
-        continue;
-      }
-      ancestors[item].assign(n, false);
-      for (const int earlier : after[item]) {
-        ancestors[item][earlier] = true;
-        for (size_t i = 0; i < ancestors[earlier].size(); ++i) {
-          if (ancestors[earlier][i]) ancestors[item][i] = true;
-        }
-      }
-      state[item] = 2;
-      stack.pop_back();
-    }
-  }
-  return ancestors;
-}
-
-std::vector<std::string> Recording::Problems() const {
-  std::vector<std::string> problems;
-  const std::vector<std::vector<bool>> ancestors = Reachability(&problems);
-  for (size_t j = 0; j < items_.size() && problems.size() < kProblemsToReport; ++j) {
-    if (items_[j].accesses.empty()) continue;
-    for (size_t i = 0; i < j && problems.size() < kProblemsToReport; ++i) {
-      if (items_[i].accesses.empty() || ancestors[j][i] || ancestors[i][j]) continue;
-      if (Conflict(items_[i].accesses, items_[j].accesses)) {
-        problems.push_back(absl::StrCat(items_[i].name, " races with ", items_[j].name));
-      }
-    }
-  }
-  return problems;
-}
-
-int Recording::access_count() const {
-  return static_cast<int>(
-      std::count_if(items_.begin(), items_.end(), [](const Item& item) { return !item.accesses.empty(); }));
-}
 
 // ---- RecorderStream ------------------------------------------------------------------------------------------------
 
@@ -163,6 +59,19 @@ absl::Status RecorderKernels::Zero(const ZeroArgs& args, Stream& stream) {
 
 absl::Status RecorderKernels::Copy(const CopyArgs& args, Stream& stream) {
   AsRecorder(stream).Append("Copy", Accesses(args));
+  return absl::OkStatus();
+}
+
+// The verdict must be the real one.
+absl::Status RecorderKernels::Contribute(const ContributeWords& words, Stream& stream) {
+  AsRecorder(stream).Append("Contribute", Accesses(words));
+  ContributeScans(words);
+  return absl::OkStatus();
+}
+
+absl::Status RecorderKernels::Decide(const DecideWords& words, Stream& stream) {
+  AsRecorder(stream).Append("Decide", Accesses(words));
+  DecideStep(words);
   return absl::OkStatus();
 }
 
@@ -329,8 +238,10 @@ absl::Status RecorderCommunicator::AwaitReleased(int bucket, int64_t micro_step,
   return absl::OkStatus();
 }
 
-absl::Status RecorderCommunicator::AllReduceSmall(SmallReduction*, Stream& stream) {
+absl::Status RecorderCommunicator::AllReduceSmall(SmallReduction* reduction, Stream& stream) {
   ++operations_["AllReduceSmall"];
+  // Ranks are recorded one by one: as if all had said what this one says.
+  reduction->sums[SmallReduction::kArrivals] *= world_size();
   // Its edges are a gate; a marker before it is what the other ranks wait for.
   const int marker = AsRecorder(stream).Append("arrival at AllReduceSmall", {});
   recording_->Label(marker, Label("AllReduceSmall", -1, reductions_, rank_));

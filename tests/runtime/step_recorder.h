@@ -3,64 +3,15 @@
 
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/tests/recording/recording.h"
 
 namespace shardstep {
-
-/// Everything that happens on any stream of any rank, as a graph: items in stream order, edges where one item waits for
-/// another. Two items race when they touch the same bytes, one of them writes, and no path joins them.
-///
-/// A wait can be deleted by its key (the same in every step and on every rank), to see whether the check misses it.
-class Recording {
- public:
-  explicit Recording(std::set<std::string> deleted = {}) : deleted_(std::move(deleted)) {}
-
-  /// Appends an item to a stream (any number that names one) and returns its id.
-  int Append(int stream, const std::string& name, std::vector<MemoryAccess> accesses);
-  /// `waiter` starts after `earlier`. No effect when `key` is deleted.
-  void AddEdge(int earlier, int waiter, const std::string& key);
-  /// The same for items that are known by name, on whichever rank, once all is recorded: "Exchange 3 7 of rank 1".
-  void Label(int item, const std::string& label) { labels_[label] = item; }
-  void AddEdgeToLabel(const std::string& label, int waiter, const std::string& key);
-  /// An edge that is in the nature of things and no wait of anybody's.
-  void AddNaturalEdgeToLabel(const std::string& label, int waiter) { label_edges_.push_back({label, waiter}); }
-  /// Appends an item that nobody's stream orders: a transfer that is under way.
-  int AppendTransfer(int after, const std::string& name, std::vector<MemoryAccess> accesses);
-
-  /// All waits, deleted ones too.
-  const std::set<std::string>& keys() const { return keys_; }
-  /// Descriptions of races, and of labels waited for that nobody recorded (a deadlock); at most a few.
-  std::vector<std::string> Problems() const;
-  /// The number of items that touch memory.
-  int access_count() const;
-
- private:
-  struct Item {
-    int stream = 0;
-    std::string name;
-    std::vector<MemoryAccess> accesses;
-    std::vector<int> after;
-  };
-  struct LabelEdge {
-    std::string label;
-    int waiter;
-  };
-  std::vector<std::vector<bool>> Reachability(std::vector<std::string>* problems) const;
-
-  const std::set<std::string> deleted_;
-  std::vector<Item> items_;
-  std::map<int, int> last_of_stream_;
-  std::map<std::string, int> labels_;
-  std::vector<LabelEdge> label_edges_;
-  std::set<std::string> keys_;
-  int transfers_ = 0;
-};
 
 /// A stream that runs host work at once and records it.
 class RecorderStream : public HostStream {
@@ -93,6 +44,9 @@ class RecorderKernels : public ShardKernels {
   absl::Status Update(const UpdateArgs& args, Stream& stream) override;
   absl::Status Zero(const ZeroArgs& args, Stream& stream) override;
   absl::Status Copy(const CopyArgs& args, Stream& stream) override;
+  absl::Status Contribute(const ContributeWords& words, Stream& stream) override;
+  absl::Status Decide(const DecideWords& words, Stream& stream) override;
+  absl::Status SetSegments(absl::Span<const absl::Span<const Segment>>) override { return absl::OkStatus(); }
 };
 
 /// What the ranks of one recorded communicator share: every rank's gradients, and one weight arena or one per rank.
