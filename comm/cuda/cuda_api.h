@@ -88,6 +88,7 @@ class CudaApi {
   /// cudaStreamCaptureModeThreadLocal. `graph` is instantiated, ready to be launched.
   virtual int StreamBeginCapture(CudaStreamHandle stream) = 0;
   virtual int StreamEndCapture(CudaStreamHandle stream, CudaGraphHandle* graph) = 0;
+  virtual int StreamIsCapturing(CudaStreamHandle stream, bool* capturing) = 0;
   virtual int GraphLaunch(CudaGraphHandle graph, CudaStreamHandle stream) = 0;
   virtual int GraphDestroy(CudaGraphHandle graph) = 0;
 

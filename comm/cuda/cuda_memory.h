@@ -9,8 +9,8 @@
 namespace shardstep {
 
 /// Device memory (cudaMalloc) of one device; AllocateForBoth is pinned host memory. kOnFirstUse is kOnCreation: a
-/// device has no pages that come later. Read and Write block on a stream of their own, which only they use. Buffers
-/// must not outlive it.
+/// device has no pages that come later. Read and Write block on a stream of their own, which only they use. What is
+/// free on the device is looked at before anything is allocated. Buffers may outlive it, but not the table of calls.
 absl::StatusOr<std::unique_ptr<Memory>> CreateCudaMemory(const CudaDeviceRef& device);
 
 }  // namespace shardstep

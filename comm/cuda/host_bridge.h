@@ -19,11 +19,13 @@ namespace shardstep {
 /// and the stream goes on all the same: whatever follows reads what the work has left. Not to be captured into a graph.
 class HostBridge {
  public:
+  /// `memory` outlives the bridge.
   static absl::StatusOr<std::unique_ptr<HostBridge>> Create(const CudaDeviceRef& device, Memory& memory);
-  /// Finishes what was enqueued.
+  /// Finishes what was enqueued, and waits until the stream has gone on.
   ~HostBridge();
 
-  /// Enqueues `work` on `stream`, always the same one. `name` must outlive the bridge.
+  /// Enqueues `work` on `stream`, always the same one, which outlives the bridge. `name` must outlive the bridge. On
+  /// error, the stream's, `work` will not be done.
   absl::Status Enqueue(absl::string_view name, CudaStream& stream, HostStream::Work work);
   absl::Status status() const;
 

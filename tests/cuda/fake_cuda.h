@@ -68,7 +68,6 @@ class FakeCuda : public CudaApi {
               std::function<void()> run);
   /// -1: no such stream.
   int DeviceOf(CudaStreamHandle stream);
-  bool IsCapturing(CudaStreamHandle stream);
 
   /// The `nth` call of `name` ("Malloc") from now on, counted from 1, returns `error` and does nothing, but for calls
   /// that give something back: these do, and return it all the same.
@@ -135,6 +134,7 @@ class FakeCuda : public CudaApi {
   int EventElapsedMs(float* milliseconds, CudaEventHandle begin, CudaEventHandle end) override;
   int StreamBeginCapture(CudaStreamHandle stream) override;
   int StreamEndCapture(CudaStreamHandle stream, CudaGraphHandle* graph) override;
+  int StreamIsCapturing(CudaStreamHandle stream, bool* capturing) override;
   int GraphLaunch(CudaGraphHandle graph, CudaStreamHandle stream) override;
   int GraphDestroy(CudaGraphHandle graph) override;
   void RangePush(const char* name) override;

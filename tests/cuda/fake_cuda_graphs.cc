@@ -98,6 +98,16 @@ int FakeCuda::StreamEndCapture(CudaStreamHandle handle, CudaGraphHandle* graph) 
   return kSuccess;
 }
 
+int FakeCuda::StreamIsCapturing(CudaStreamHandle handle, bool* capturing) {
+  MutexLock lock(&mutex_);
+  if (const int error = Begin("StreamIsCapturing", {}, thread()); error != kSuccess) return error;
+  const Stream* const stream = FindStream(handle);
+  if (stream == nullptr) return Misuse("StreamIsCapturing of an unknown stream", kInvalidResourceHandle);
+  if (stream->capture != nullptr && stream->capture->invalidated) return kStreamCaptureInvalidated;
+  *capturing = stream->capture != nullptr;
+  return kSuccess;
+}
+
 int FakeCuda::GraphLaunch(CudaGraphHandle handle, CudaStreamHandle stream_handle) {
   MutexLock lock(&mutex_);
   ThreadState& state = thread();

@@ -80,12 +80,6 @@ int FakeCuda::DeviceOf(CudaStreamHandle handle) {
   return stream == nullptr ? -1 : stream->device;
 }
 
-bool FakeCuda::IsCapturing(CudaStreamHandle handle) {
-  MutexLock lock(&mutex_);
-  const Stream* const stream = FindStream(handle);
-  return stream != nullptr && stream->capture != nullptr;
-}
-
 int FakeCuda::LaunchHostFunction(CudaStreamHandle handle, void (*function)(void*), void* data) {
   MutexLock lock(&mutex_);
   ThreadState& state = thread();
