@@ -9,7 +9,8 @@
 /// (mpi_main.h), which makes the process's rendezvous before the suite is instantiated; `run` calls its body once, with
 /// that rendezvous, and `create` is collective over the ranks of mpirun, of which there may be 1 to 4. Every test makes
 /// and destroys a communicator of its own; a test that fails on one rank may leave the others to their deadlines. See
-/// shm_communicator_test.cc for all of it. Messages have to name ranks as the rendezvous numbers them.
+/// shm_communicator_test.cc for all of it. Messages have to name ranks as the rendezvous numbers them. A backend whose
+/// streams are no host streams brings a ContractDevice.
 
 #include <algorithm>
 #include <chrono>
@@ -22,9 +23,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "shardstep/comm/communicator.h"
-#include "shardstep/comm/host_stream.h"
 #include "shardstep/comm/rank_list.h"
 #include "shardstep/comm/rendezvous.h"
+#include "shardstep/tests/comm/contract_device.h"
 #include "shardstep/tests/comm/contract_trainer.h"
 #include "shardstep/tests/comm/delaying_communicator.h"
 
@@ -35,6 +36,10 @@ struct ContractBackend {
   /// Runs the body as every rank that lives in this process (all of them as threads, or one under mpirun).
   std::function<void(const std::function<void(Rendezvous&)>&)> run;
   std::function<absl::StatusOr<std::unique_ptr<Communicator>>(Rendezvous&, absl::Duration wait_deadline)> create;
+  /// The device of a rank, for as long as `run` runs its body. Empty: the host.
+  std::function<std::unique_ptr<ContractDevice>(int rank)> device;
+  /// Ranks need not come to operations of all kinds in the same order.
+  bool kinds_may_cross = true;
 };
 
 inline std::string BackendName(const testing::TestParamInfo<ContractBackend>& info) { return info.param.name; }
@@ -47,8 +52,20 @@ class ContractFixture : public testing::TestWithParam<ContractBackend> {
   static constexpr absl::Duration kLong = absl::Minutes(1);
   static constexpr absl::Duration kShort = absl::Milliseconds(150);
 
-  void RunCreated(absl::Duration wait_deadline, const Body& body) {
+  /// GetParam().run, with the device of each rank.
+  void Run(const std::function<void(Rendezvous&)>& body) {
     GetParam().run([&](Rendezvous& rendezvous) {
+      const auto brought = GetParam().device ? GetParam().device(rendezvous.rank()) : nullptr;
+      device_of_thread() = brought != nullptr ? brought.get() : &HostContractDevice();
+      body(rendezvous);
+    });
+  }
+
+  /// Of the rank whose thread calls.
+  static ContractDevice& device() { return *device_of_thread(); }
+
+  void RunCreated(absl::Duration wait_deadline, const Body& body) {
+    Run([&](Rendezvous& rendezvous) {
       auto communicator = GetParam().create(rendezvous, wait_deadline);
       ASSERT_TRUE(communicator.ok()) << communicator.status();
       body(**communicator, rendezvous);
@@ -73,9 +90,9 @@ class ContractFixture : public testing::TestWithParam<ContractBackend> {
 
   /// The sticky error of one operation on a stream of its own.
   static absl::Status Await(const std::function<absl::Status(Stream&)>& enqueue) {
-    ThreadStream stream;
-    const absl::Status enqueued = enqueue(stream);
-    return enqueued.ok() ? stream.Synchronize(stream.Record()) : enqueued;
+    const auto stream = device().MakeStream();
+    const absl::Status enqueued = enqueue(*stream);
+    return enqueued.ok() ? stream->Synchronize(stream->Record()) : enqueued;
   }
 
   /// A wait of every rank that ends only when the last one has taken part, which it does not: in an exchange of bucket
@@ -83,6 +100,7 @@ class ContractFixture : public testing::TestWithParam<ContractBackend> {
   static absl::Status AwaitTheLastRank(Communicator& communicator) {
     if (communicator.world_size() == 1) return absl::OkStatus();
     if (communicator.rank() == communicator.world_size() - 1) {
+      if (!GetParam().kinds_may_cross) return AwaitTheEnd(communicator);
       SmallReduction reduction;
       return Await([&](Stream& s) { return communicator.AllReduceSmall(&reduction, s); });
     }
@@ -91,15 +109,26 @@ class ContractFixture : public testing::TestWithParam<ContractBackend> {
     return Await([&](Stream& s) { return communicator.AwaitSlices(0, 0, s); });
   }
 
+  static absl::Status AwaitTheEnd(Communicator& communicator) {
+    while (communicator.AsyncStatus().ok()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return communicator.AsyncStatus();
+  }
+
   /// `gap`: what the weights are outside of the buckets.
   static void TrainAndCompare(Communicator& communicator, const ContractLoad& load, int64_t steps, uint8_t gap = 0) {
-    ContractTrainer trainer(communicator, load);
+    ContractTrainer trainer(communicator, load, device());
     for (int64_t step = 0; step < steps; ++step) {
       const absl::Status status = trainer.Step(step);
       ASSERT_TRUE(status.ok()) << "step " << step << ": " << status;
       const auto expected = SerialWeights(load, communicator.world_size(), load.micro_steps * (step + 1), gap);
       ASSERT_EQ(FirstWrongByte(communicator, expected), -1) << "step " << step;
     }
+  }
+
+ private:
+  static ContractDevice*& device_of_thread() {
+    thread_local ContractDevice* device = &HostContractDevice();
+    return device;
   }
 };
 
@@ -158,7 +187,7 @@ TEST_P(CommunicatorContract, TheFirstDestinationIsTheOwnCopy) {
 // S1: one rank late at random before any operation, and all of them.
 TEST_P(CommunicatorContract, RandomDelaysChangeNoBit) {
   for (uint64_t seed = 0; seed < 6; ++seed) {
-    GetParam().run([&](Rendezvous& rendezvous) {
+    Run([&](Rendezvous& rendezvous) {
       auto inner = GetParam().create(rendezvous, kLong);
       ASSERT_TRUE(inner.ok()) << inner.status();
       const int late_rank = seed % 2 == 0 ? -1 : static_cast<int>(seed) % rendezvous.world_size();
@@ -185,7 +214,7 @@ TEST_P(CommunicatorContract, AllReduceSmallEqualsTheSerialLoop) {
       reduction.minima[0] = ~uint64_t{0};
       return reduction;
     };
-    ThreadStream stream;
+    const auto stream = device().MakeStream();
     for (int round = 0; round < 64; ++round) {
       SmallReduction expected = contribution(0, round);
       for (int rank = 1; rank < communicator.world_size(); ++rank) {
@@ -196,8 +225,8 @@ TEST_P(CommunicatorContract, AllReduceSmallEqualsTheSerialLoop) {
         }
       }
       SmallReduction mine = contribution(communicator.rank(), round);
-      ASSERT_TRUE(communicator.AllReduceSmall(&mine, stream).ok());
-      const absl::Status status = stream.Synchronize(stream.Record());
+      ASSERT_TRUE(communicator.AllReduceSmall(&mine, *stream).ok());
+      const absl::Status status = stream->Synchronize(stream->Record());
       ASSERT_TRUE(status.ok()) << status;
       ASSERT_EQ(mine.sums, expected.sums) << "round " << round;
       ASSERT_EQ(mine.minima, expected.minima) << "round " << round;
@@ -205,38 +234,51 @@ TEST_P(CommunicatorContract, AllReduceSmallEqualsTheSerialLoop) {
   });
 }
 
-// R9, S1: the deadline names operation, bucket, micro-step or step, and exactly the ranks that did not come.
+// R9, S1: the deadline names operation, bucket, micro-step or step, and exactly the ranks that did not come. It may be
+// the end of the communicator.
 TEST_P(CommunicatorContract, DeadlinesNameTheAbsentRanks) {
-  RunAllocated(kShort, [](Communicator& communicator, Rendezvous& rendezvous) {
-    const int first_absent = communicator.world_size() / 2;
-    std::vector<int> absent;
-    for (int rank = first_absent; rank < communicator.world_size(); ++rank) absent.push_back(rank);
-    const std::string ending = absl::StrCat(": ", RankList(absent), " did not arrive within 150ms");
-    const bool present = communicator.rank() < first_absent;
-    const auto expect = [&](const std::function<absl::Status(Stream&)>& arrive,
-                            const std::function<absl::Status(Stream&)>& await, absl::string_view operation) {
-      if (present) {
+  using Operation = std::function<absl::Status(Communicator&, Stream&)>;
+  const auto expect = [&](const Operation& arrive, const Operation& await, absl::string_view operation) {
+    RunAllocated(kShort, [&](Communicator& communicator, Rendezvous& rendezvous) {
+      const int first_absent = communicator.world_size() / 2;
+      std::vector<int> absent;
+      for (int rank = first_absent; rank < communicator.world_size(); ++rank) absent.push_back(rank);
+      if (communicator.rank() < first_absent) {
         if (arrive != nullptr) {
-          ASSERT_TRUE(Await(arrive).ok());
+          ASSERT_TRUE(Await([&](Stream& s) { return arrive(communicator, s); }).ok());
         }
-        const absl::Status status = Await(await);
+        const absl::Status status = Await([&](Stream& s) { return await(communicator, s); });
         EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
-        EXPECT_EQ(status.message(), absl::StrCat(operation, ending));
+        EXPECT_EQ(status.message(), absl::StrCat(operation, ": ", RankList(absent), " did not arrive within 150ms"));
       }
       Meet(rendezvous);
-    };
-    expect([&](Stream& s) { return communicator.Exchange(1, 0, {}, s); },
-           [&](Stream& s) { return communicator.AwaitSlices(1, 0, s); }, "AwaitSlices of bucket 1, micro-step 0");
-    // Elsewhere gradients are free once they are sent, and that owners have a copy shows in no release of theirs.
-    if (communicator.traits().slices_persist) {
-      expect([&](Stream& s) { return communicator.Release(1, 0, s); },
-             [&](Stream& s) { return communicator.AwaitReleased(1, 0, s); }, "AwaitReleased of bucket 1, micro-step 0");
+    });
+  };
+  expect([](Communicator& c, Stream& s) { return c.Exchange(1, 0, {}, s); },
+         [](Communicator& c, Stream& s) { return c.AwaitSlices(1, 0, s); }, "AwaitSlices of bucket 1, micro-step 0");
+  expect([](Communicator& c, Stream& s) { return c.Publish(3, 0, s); },
+         [](Communicator& c, Stream& s) { return c.AwaitPublished(3, 0, s); }, "AwaitPublished of bucket 3, step 0");
+  expect(
+      nullptr,
+      [](Communicator& c, Stream& s) {
+        thread_local SmallReduction reduction;
+        return c.AllReduceSmall(&reduction, s);
+      },
+      "AllReduceSmall number 0");
+}
+
+// Where slices do not persist gradients are free once they are sent, and that owners have a copy shows in no release.
+TEST_P(CommunicatorContract, TheDeadlineOfAReleaseNamesTheAbsentRanks) {
+  RunAllocated(kShort, [](Communicator& communicator, Rendezvous& rendezvous) {
+    const int last = communicator.world_size() - 1;
+    if (communicator.traits().slices_persist && communicator.rank() != last) {
+      ASSERT_TRUE(Await([&](Stream& s) { return communicator.Exchange(1, 0, {}, s); }).ok());
+      ASSERT_TRUE(Await([&](Stream& s) { return communicator.Release(1, 0, s); }).ok());
+      EXPECT_EQ(Await([&](Stream& s) { return communicator.AwaitReleased(1, 0, s); }),
+                absl::DeadlineExceededError(absl::StrCat("AwaitReleased of bucket 1, micro-step 0: rank ", last,
+                                                         " did not arrive within 150ms")));
     }
-    expect([&](Stream& s) { return communicator.Publish(3, 0, s); },
-           [&](Stream& s) { return communicator.AwaitPublished(3, 0, s); }, "AwaitPublished of bucket 3, step 0");
-    SmallReduction reduction;
-    expect(
-        nullptr, [&](Stream& s) { return communicator.AllReduceSmall(&reduction, s); }, "AllReduceSmall number 0");
+    Meet(rendezvous);
   });
 }
 
@@ -308,20 +350,21 @@ TEST_P(CommunicatorContract, DeadlinesRunAgainAfterTheReturn) {
 
 TEST_P(CommunicatorContract, CallsOutOfOrderAndBadArgumentsAreRefused) {
   RunCreated(kLong, [](Communicator& communicator, Rendezvous&) {
-    InlineStream stream;
+    const auto stream = device().MakeCallerStream();
     const auto buckets = ContractBuckets(communicator.world_size());
-    EXPECT_EQ(communicator.Exchange(0, 0, {}, stream), absl::FailedPreconditionError("Exchange: before Allocate"));
+    EXPECT_EQ(communicator.Exchange(0, 0, {}, *stream), absl::FailedPreconditionError("Exchange: before Allocate"));
     ASSERT_TRUE(communicator.Allocate({.buckets = buckets}).ok());
     EXPECT_EQ(communicator.Allocate({}).code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_EQ(communicator.Exchange(5, 0, {}, stream), absl::InvalidArgumentError("Exchange: bucket = 5, there are 5"));
-    EXPECT_EQ(communicator.Publish(-1, 0, stream).code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_EQ(communicator.AwaitSlices(0, -1, stream).code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_TRUE(stream.status().ok()) << stream.status();
+    EXPECT_EQ(communicator.Exchange(5, 0, {}, *stream),
+              absl::InvalidArgumentError("Exchange: bucket = 5, there are 5"));
+    EXPECT_EQ(communicator.Publish(-1, 0, *stream).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(communicator.AwaitSlices(0, -1, *stream).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_TRUE(stream->status().ok()) << stream->status();
     const Slice foreign;
-    EXPECT_EQ(communicator.Exchange(0, 0, {&foreign, 1}, stream).code(), absl::StatusCode::kInvalidArgument);
-    ASSERT_TRUE(communicator.Exchange(0, 0, {}, stream).ok());
-    const absl::Status again = communicator.Exchange(0, 0, {}, stream);
-    EXPECT_EQ(again.ok() ? stream.status() : again,  // the call or the stream fails
+    EXPECT_EQ(communicator.Exchange(0, 0, {&foreign, 1}, *stream).code(), absl::StatusCode::kInvalidArgument);
+    ASSERT_TRUE(communicator.Exchange(0, 0, {}, *stream).ok());
+    const absl::Status again = communicator.Exchange(0, 0, {}, *stream);
+    EXPECT_EQ(again.ok() ? stream->status() : again,  // the call or the stream fails
               absl::FailedPreconditionError("Exchange of bucket 0, micro-step 0: micro-step 0 is already done"));
   });
 }
@@ -332,6 +375,7 @@ TEST_P(CommunicatorContract, AForeignStreamIsRefused) {
     void Wait(const Event&) override {}
     absl::Status Synchronize(const Event&) override { return absl::OkStatus(); }
     absl::Status status() const override { return absl::OkStatus(); }
+    void Call(absl::string_view, std::function<void()>) override {}
   };
   RunAllocated(kLong, [](Communicator& communicator, Rendezvous&) {
     ForeignStream stream;

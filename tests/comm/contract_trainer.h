@@ -3,11 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "shardstep/comm/communicator.h"
-#include "shardstep/comm/host_stream.h"
+#include "shardstep/tests/comm/contract_device.h"
 
 namespace shardstep {
 
@@ -85,7 +86,8 @@ inline int64_t WeightArenaBytes(const std::vector<BucketExtent>& buckets, int wo
 /// "update" is a recurrence of integers over all contributions of all ranks, kept from step to step.
 class ContractTrainer {
  public:
-  ContractTrainer(Communicator& communicator, ContractLoad load) : communicator_(communicator), load_(std::move(load)) {
+  ContractTrainer(Communicator& communicator, ContractLoad load, ContractDevice& device = HostContractDevice())
+      : communicator_(communicator), load_(std::move(load)), device_(device) {
     const auto world_size = static_cast<size_t>(communicator.world_size());
     for (const BucketExtent& bucket : load_.buckets) {
       sums_.emplace_back(static_cast<size_t>(bucket.shard_elements));
@@ -101,24 +103,24 @@ class ContractTrainer {
         SHARDSTEP_RETURN_IF_ERROR(MicroStep(b, step * load_.micro_steps + k));
       }
     }
-    SHARDSTEP_RETURN_IF_ERROR(communicator_.AllReduceSmall(&reduction_, update_));
+    SHARDSTEP_RETURN_IF_ERROR(communicator_.AllReduceSmall(&reduction_, *update_));
     for (int b = 0; b < load_.bucket_count(); ++b) {
-      update_.Enqueue("write", [this, b] { return WriteShard(b); });
-      SHARDSTEP_RETURN_IF_ERROR(communicator_.Publish(b, step, update_));
+      device_.Enqueue(*update_, "write", [this, b] { return WriteShard(b); });
+      SHARDSTEP_RETURN_IF_ERROR(communicator_.Publish(b, step, *update_));
     }
     for (int b = 0; b < load_.bucket_count(); ++b) {
-      SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitPublished(b, step, caller_));
+      SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitPublished(b, step, *caller_));
     }
-    SHARDSTEP_RETURN_IF_ERROR(caller_.status());
-    SHARDSTEP_RETURN_IF_ERROR(exchange_.status());
-    return update_.Synchronize(update_.Record());
+    SHARDSTEP_RETURN_IF_ERROR(caller_->Synchronize(caller_->Record()));
+    SHARDSTEP_RETURN_IF_ERROR(exchange_->status());
+    return update_->Synchronize(update_->Record());
   }
 
  private:
   absl::Status MicroStep(int b, int64_t micro_step) {
     if (micro_step > 0) {
-      SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitReleased(b, micro_step - 1, caller_));
-      SHARDSTEP_RETURN_IF_ERROR(caller_.status());
+      SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitReleased(b, micro_step - 1, *caller_));
+      SHARDSTEP_RETURN_IF_ERROR(caller_->Synchronize(caller_->Record()));
       SHARDSTEP_RETURN_IF_ERROR(CheckUnchanged(b, micro_step - 1));
     }
     std::vector<Slice> contributions;
@@ -129,11 +131,11 @@ class ContractTrainer {
       FillGradients(b, c, micro_step);
       if (load_.contributions > 0) contributions.push_back(contribution);
     }
-    Stream& stream = communicator_.traits().separate_exchange_stream ? static_cast<Stream&>(exchange_) : caller_;
+    Stream& stream = communicator_.traits().separate_exchange_stream ? *exchange_ : *caller_;
     SHARDSTEP_RETURN_IF_ERROR(communicator_.Exchange(b, micro_step, contributions, stream));
-    SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitSlices(b, micro_step, update_));
-    update_.Enqueue("reduce", [this, b, micro_step] { return Reduce(b, micro_step); });
-    return communicator_.Release(b, micro_step, update_);
+    SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitSlices(b, micro_step, *update_));
+    device_.Enqueue(*update_, "reduce", [this, b, micro_step] { return Reduce(b, micro_step); });
+    return communicator_.Release(b, micro_step, *update_);
   }
 
   void* GradientsOf(int b, int c) {
@@ -197,12 +199,13 @@ class ContractTrainer {
 
   Communicator& communicator_;
   const ContractLoad load_;
+  ContractDevice& device_;
   std::vector<std::vector<uint32_t>> sums_;
   std::vector<std::vector<std::byte>> contributions_;  ///< by bucket, then contribution
   SmallReduction reduction_;
-  InlineStream caller_;
-  ThreadStream exchange_;
-  ThreadStream update_;
+  const std::unique_ptr<Stream> caller_ = device_.MakeCallerStream();
+  const std::unique_ptr<Stream> exchange_ = device_.MakeStream();
+  const std::unique_ptr<Stream> update_ = device_.MakeStream();
 };
 
 /// What the weight arena has to be after `micro_steps` micro-steps in all: the same recurrence without ranks. Bytes

@@ -4,6 +4,7 @@
 /// What communicators promise beside CommunicatorContract when their traits say joins_hosts. Bound alike:
 ///   INSTANTIATE_TEST_SUITE_P(Landing, JoiningContract, testing::Values(ContractBackend{...}), BackendName);
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -19,13 +20,15 @@ class JoiningContract : public ContractFixture {
   /// What given weights hold before: nothing outside of a rank's buckets may change.
   static constexpr uint8_t kOthers = 0x5a;
 
-  static std::vector<std::byte> GivenWeights(int world_size) {
-    return std::vector<std::byte>(static_cast<size_t>(WeightArenaBytes(ContractBuckets(world_size), world_size)),
-                                  static_cast<std::byte>(kOthers));
+  /// Memory of the device. In `bytes` nothing but kOthers; empty when there is none.
+  static Buffer GivenWeights(int64_t bytes) {
+    absl::StatusOr<Buffer> buffer = device().memory().Allocate(bytes, "weights", PageBacking::kOnCreation);
+    EXPECT_TRUE(buffer.ok()) << buffer.status();
+    if (!buffer.ok()) return Buffer();
+    std::memset(buffer->view().data, kOthers, static_cast<size_t>(bytes));
+    return *std::move(buffer);
   }
-  static BufferView View(std::vector<std::byte>& memory) {
-    return {memory.data(), static_cast<int64_t>(memory.size())};
-  }
+  static int64_t GivenBytes(int world_size) { return WeightArenaBytes(ContractBuckets(world_size), world_size); }
 
   /// A bucket of one fp32 element per shard whose value tells sender, owner and `round`.
   static std::vector<float> Told(int rank, int world_size, int round) {
@@ -67,11 +70,13 @@ TEST_P(JoiningContract, ContributionsOfMixedTypesEqualTheSerialLoop) {
 TEST_P(JoiningContract, WeightsThatExistAreFilledInPlace) {
   RunCreated(kLong, [](Communicator& communicator, Rendezvous& rendezvous) {
     const ContractLoad load{ContractBuckets(communicator.world_size()), 2, 0};
-    std::vector<std::byte> weights = GivenWeights(communicator.world_size());
-    const absl::Status status = communicator.Allocate({.buckets = load.buckets, .weights = View(weights)});
+    const Buffer weights = GivenWeights(GivenBytes(communicator.world_size()));
+    const absl::Status status = communicator.Allocate({.buckets = load.buckets, .weights = weights.view()});
     ASSERT_TRUE(status.ok()) << status;
-    EXPECT_EQ(communicator.weights().data, weights.data());
-    EXPECT_EQ(weights, GivenWeights(communicator.world_size())) << "Allocate has changed them";
+    EXPECT_EQ(communicator.weights().data, weights.view().data);
+    const auto* const bytes = weights.as<uint8_t>();
+    EXPECT_TRUE(std::all_of(bytes, bytes + weights.size_bytes(), [](uint8_t byte) { return byte == kOthers; }))
+        << "Allocate has changed them";
     TrainAndCompare(communicator, load, 3, kOthers);
     Meet(rendezvous);
   });
@@ -80,15 +85,15 @@ TEST_P(JoiningContract, WeightsThatExistAreFilledInPlace) {
 // S1: as a level of hosts is used, with ranks late at random.
 TEST_P(JoiningContract, RandomDelaysChangeNoBitOfContributionsAndWeightsThatExist) {
   for (uint64_t seed = 0; seed < 4; ++seed) {
-    GetParam().run([&](Rendezvous& rendezvous) {
+    Run([&](Rendezvous& rendezvous) {
       auto inner = GetParam().create(rendezvous, kLong);
       ASSERT_TRUE(inner.ok()) << inner.status();
       const int late_rank = seed % 2 == 0 ? -1 : static_cast<int>(seed) % rendezvous.world_size();
       const ContractLoad load{ContractBuckets(rendezvous.world_size()), 2, kContributions};
-      std::vector<std::byte> weights = GivenWeights(rendezvous.world_size());
+      const Buffer weights = GivenWeights(GivenBytes(rendezvous.world_size()));
       DelayingCommunicator communicator(*std::move(inner), {.seed = seed, .max_delay_us = 400, .rank = late_rank});
       const absl::Status status =
-          communicator.Allocate({.buckets = load.buckets, .weights = View(weights), .contributions = kContributions});
+          communicator.Allocate({.buckets = load.buckets, .weights = weights.view(), .contributions = kContributions});
       ASSERT_TRUE(status.ok()) << status;
       TrainAndCompare(communicator, load, 3, kOthers);
       Meet(rendezvous);
@@ -132,18 +137,18 @@ TEST_P(JoiningContract, AsManyBucketsAsTheRingHasLandBeforeAnyIsReleased) {
       values.push_back(Told(communicator.rank(), communicator.world_size(), b));
     }
     ASSERT_TRUE(communicator.Allocate({.buckets = buckets, .contributions = 1}).ok());
-    ThreadStream stream;
+    const auto stream = device().MakeStream();
     for (int b = 0; b < count; ++b) {
       const Slice contribution{.data = values[static_cast<size_t>(b)].data(), .dtype = DType::kFp32};
-      ASSERT_TRUE(communicator.Exchange(b, 0, {&contribution, 1}, stream).ok());
+      ASSERT_TRUE(communicator.Exchange(b, 0, {&contribution, 1}, *stream).ok());
     }
-    for (int b = 0; b < count; ++b) ASSERT_TRUE(communicator.AwaitSlices(b, 0, stream).ok());
-    const absl::Status arrived = stream.Synchronize(stream.Record());
+    for (int b = 0; b < count; ++b) ASSERT_TRUE(communicator.AwaitSlices(b, 0, *stream).ok());
+    const absl::Status arrived = stream->Synchronize(stream->Record());
     ASSERT_TRUE(arrived.ok()) << arrived;
     Meet(rendezvous);
     for (int b = 0; b < count; ++b) ExpectTold(communicator, b, b);
-    for (int b = 0; b < count; ++b) ASSERT_TRUE(communicator.Release(b, 0, stream).ok());
-    EXPECT_TRUE(stream.Synchronize(stream.Record()).ok());
+    for (int b = 0; b < count; ++b) ASSERT_TRUE(communicator.Release(b, 0, *stream).ok());
+    EXPECT_TRUE(stream->Synchronize(stream->Record()).ok());
     Meet(rendezvous);
   });
 }
@@ -153,10 +158,10 @@ TEST_P(JoiningContract, AnotherNumberOfContributionsIsRefused) {
     const BucketExtent bucket{.shard_elements = 0};
     ASSERT_TRUE(communicator.Allocate({.buckets = {&bucket, 1}, .contributions = 2}).ok());
     const Slice one;
-    InlineStream stream;
-    EXPECT_EQ(communicator.Exchange(0, 0, {&one, 1}, stream),
+    const auto stream = device().MakeCallerStream();
+    EXPECT_EQ(communicator.Exchange(0, 0, {&one, 1}, *stream),
               absl::InvalidArgumentError("Exchange: contributions = 1, Allocate was told 2"));
-    EXPECT_EQ(communicator.Exchange(0, 0, {}, stream),
+    EXPECT_EQ(communicator.Exchange(0, 0, {}, *stream),
               absl::InvalidArgumentError("Exchange: contributions = 0, Allocate was told 2"));
   });
 }
@@ -164,10 +169,10 @@ TEST_P(JoiningContract, AnotherNumberOfContributionsIsRefused) {
 TEST_P(JoiningContract, WeightsTooSmallForTheBucketsAreRefused) {
   RunCreated(kLong, [](Communicator& communicator, Rendezvous&) {
     const BucketExtent bucket{.shard_elements = 64};
-    std::vector<std::byte> weights(static_cast<size_t>(128 * communicator.world_size() - 1));
-    EXPECT_EQ(communicator.Allocate({.buckets = {&bucket, 1}, .weights = View(weights)}),
-              absl::InvalidArgumentError(
-                  absl::StrCat("rank 0: weights: ", weights.size(), " bytes, the buckets need ", weights.size() + 1)));
+    const Buffer weights = GivenWeights(128 * communicator.world_size() - 1);
+    EXPECT_EQ(communicator.Allocate({.buckets = {&bucket, 1}, .weights = weights.view()}),
+              absl::InvalidArgumentError(absl::StrCat("rank 0: weights: ", weights.size_bytes(),
+                                                      " bytes, the buckets need ", weights.size_bytes() + 1)));
   });
 }
 
