@@ -4,11 +4,13 @@ set(SHARDSTEP_HEADERS
   comm/buffer.h
   comm/communicator.h
   comm/dtype.h
+  comm/host_device.h
   comm/inproc/thread_rendezvous.h
   comm/levels.h
   comm/rendezvous.h
   comm/shm/shared_memory_communicator.h
   comm/slice.h
+  comm/small_reduction.h
   comm/status.h
   comm/stream.h
   comm/tcp/tcp_rendezvous.h

@@ -48,6 +48,8 @@ struct CommunicatorTraits {
   bool separate_exchange_stream = false;
   /// Takes `contributions`, and `weights` that exist: fit to join the hosts of a job.
   bool joins_hosts = false;
+  /// Its operations may be captured into a CUDA graph.
+  bool captures = false;
   /// What is rounded on the way, by the name that records use; nullptr: nothing is.
   const char* inexact_mode = nullptr;
 };
@@ -112,6 +114,8 @@ class Communicator {
   /// Ends every present and future wait of all ranks with Aborted naming this rank and `reason`, whose CauseOf is that
   /// of `reason`. Idempotent: the first reason of the job wins.
   virtual void Abort(const absl::Status& reason) = 0;
+  /// All that was enqueued is known to have finished: later waits for it are none (captures into graphs).
+  virtual void Settle() {}
   /// OK, or why the communicator is dead.
   virtual absl::Status AsyncStatus() const = 0;
 

@@ -7,7 +7,7 @@ class UpdateKernel {
  public:
   static HWY_NOINLINE void Run(const UpdateArgs& args, const SumSchedule& schedule, const BlockRun& run) {
     const int64_t origin = run.segment->shard_begin_element + run.begin;
-    const RuleScalars& scalars = args.scalars->rules[run.segment->scalars];
+    const RuleScalars& scalars = args.rules[run.segment->scalars];
     UpdateKernel kernel(args, run, origin);
     const auto vector_scalars = UpdateRule::template Make<V>(scalars);
     const V scale = Broadcast(args.scalars->scale);

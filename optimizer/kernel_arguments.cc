@@ -96,4 +96,22 @@ absl::Status CheckArguments(const CopyArgs& args) {
   return CheckPointer("Copy", "to", args.to, true);
 }
 
+absl::Status CheckArguments(const ContributeWords& words) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "order", words.order, true));
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "scan", words.scan, true));
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "exchange_scan", words.exchange_scan, true));
+  return CheckPointer("Contribute", "reduction", words.reduction, true);
+}
+
+absl::Status CheckArguments(const DecideWords& words) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Decide", "order", words.order, true));
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Decide", "reduction", words.reduction, true));
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Decide", "scalars", words.scalars, true));
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Decide", "report", words.report, true));
+  if (words.settings_count < 0) return Refuse("Decide: settings_count = ", words.settings_count);
+  if (words.settings_count == 0) return absl::OkStatus();
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Decide", "settings", words.settings, true));
+  return CheckPointer("Decide", "rules", words.rules, true);
+}
+
 }  // namespace shardstep

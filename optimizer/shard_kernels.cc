@@ -41,13 +41,6 @@ bool ReadsWeights(const UpdateArgs& args) {
 
 }  // namespace
 
-void ScanResult::Merge(const ScanResult& other) {
-  squared_norm.Merge(other.squared_norm);
-  max_abs_bits = std::max(max_abs_bits, other.max_abs_bits);
-  first_nonfinite = std::min(first_nonfinite, other.first_nonfinite);
-  first_overflow = std::min(first_overflow, other.first_overflow);
-}
-
 std::vector<MemoryAccess> Accesses(const ReduceArgs& args) {
   AccessList list;
   for (const Segment& segment : args.segments) {
@@ -74,11 +67,8 @@ std::vector<MemoryAccess> Accesses(const UpdateArgs& args) {
     if (ReadsWeights(args) && !args.destinations.empty()) list.Read(segment, args.destinations[0], weight_bytes);
     for (const void* destination : args.destinations) list.Write(segment, destination, weight_bytes);
   }
-  if (args.scalars != nullptr) {
-    list.Whole(args.scalars, sizeof(UpdateScalars), /*write=*/false);
-    list.Whole(args.scalars->rules.data(), static_cast<int64_t>(args.scalars->rules.size() * sizeof(RuleScalars)),
-               /*write=*/false);
-  }
+  list.Whole(args.scalars, sizeof(UpdateScalars), /*write=*/false);
+  list.Whole(args.rules.data(), static_cast<int64_t>(args.rules.size() * sizeof(RuleScalars)), /*write=*/false);
   return list.Take();
 }
 
@@ -92,6 +82,28 @@ std::vector<MemoryAccess> Accesses(const CopyArgs& args) {
   AccessList list;
   list.Whole(args.from, args.size_bytes, /*write=*/false);
   list.Whole(args.to, args.size_bytes, /*write=*/true);
+  return list.Take();
+}
+
+std::vector<MemoryAccess> Accesses(const ContributeWords& words) {
+  AccessList list;
+  list.Whole(words.order, sizeof(StepOrder), /*write=*/false);
+  list.Whole(words.scan, sizeof(ScanResult), /*write=*/true);
+  list.Whole(words.exchange_scan, sizeof(ScanResult), /*write=*/true);
+  list.Whole(words.reduction, sizeof(SmallReduction), /*write=*/true);
+  return list.Take();
+}
+
+std::vector<MemoryAccess> Accesses(const DecideWords& words) {
+  AccessList list;
+  list.Whole(words.order, sizeof(StepOrder), /*write=*/false);
+  list.Whole(words.reduction, sizeof(SmallReduction), /*write=*/false);
+  list.Whole(words.facts, sizeof(StepFacts), /*write=*/false);
+  const int64_t sets = words.settings_count;
+  list.Whole(words.settings, sets * static_cast<int64_t>(sizeof(RuleSettings)), /*write=*/false);
+  list.Whole(words.scalars, sizeof(UpdateScalars), /*write=*/true);
+  list.Whole(words.rules, sets * static_cast<int64_t>(sizeof(RuleScalars)), /*write=*/true);
+  list.Whole(words.report, sizeof(StepReport), /*write=*/true);
   return list.Take();
 }
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,33 +13,11 @@
 #include "shardstep/comm/slice.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/comm/stream.h"
-#include "shardstep/optimizer/exact_sum.h"
 #include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/step_words.h"
 #include "shardstep/optimizer/update_rule.h"
 
 namespace shardstep {
-
-/// Where something non-finite was seen, ordered by (micro-batch, parameter, element): the micro-batch in the upper 24
-/// bits, the global element (ShardLayout::global_begin_element) in the lower 40. So a minimum over ranks finds the
-/// first.
-using GradientPlace = uint64_t;
-/// Micro-batches of one step that a place can tell apart.
-inline constexpr int64_t kMaxMicroBatches = (int64_t{1} << 24) - 1;
-inline constexpr GradientPlace kNowhere = std::numeric_limits<uint64_t>::max();
-inline constexpr GradientPlace MakePlace(int64_t micro_batch, int64_t global_element) {
-  return static_cast<uint64_t>(micro_batch) << 40 | static_cast<uint64_t>(global_element);
-}
-
-/// What the reduce pass learns about a rank's gradients in one step, over all its buckets and micro-steps.
-struct ScanResult {
-  ExactSum squared_norm;                     ///< of the unscaled sums, block by block
-  uint32_t max_abs_bits = 0;                 ///< largest |sum| as fp32 bits; 0x7f800000 when one is not finite
-  GradientPlace first_nonfinite = kNowhere;  ///< smallest place of an inf or NaN in a slice
-  GradientPlace first_overflow = kNowhere;   ///< smallest place where finite slices summed up to inf
-
-  /// Order-free: the bits do not depend on how the work was shared.
-  void Merge(const ScanResult& other);
-};
 
 /// How slices are summed (numeric contract 1): groups of `sum_group` consecutive micro-batches first, p = p + slice
 /// from +0, and each group, when its last micro-batch is in, s = s + p. A slice with several ranks is a whole group's
@@ -70,15 +47,6 @@ struct ReduceArgs {
   ScanResult* scan = nullptr;  ///< nullptr: do not look; else non-finite places are always searched
 };
 
-/// What Decide decided, read by Update through a pointer, so a skipped step changes no schedule.
-struct UpdateScalars {
-  bool apply = false;
-  float scale = 0;                 ///< g = s * scale
-  uint64_t seed = 0;               ///< of stochastic rounding
-  int64_t applied_step = 0;        ///< this one included
-  std::vector<RuleScalars> rules;  ///< Segment::scalars chooses; sized before the launch is enqueued
-};
-
 /// The fused update of one bucket's shard: g = (sum of the slices as in Reduce) * scale; the rule; weights to every
 /// destination. Does nothing when !scalars->apply. AdamW with an fp32 master costs 26 bytes per element plus the sum's.
 struct UpdateArgs {
@@ -94,6 +62,7 @@ struct UpdateArgs {
   /// shard_elements of weight_dtype each. The first is this rank's own, which is read too unless `master` is there.
   absl::Span<void* const> destinations;
   const UpdateScalars* scalars = nullptr;
+  absl::Span<const RuleScalars> rules;  ///< Segment::scalars chooses; read when the launch runs
 };
 
 /// Zeroes gradients that nobody wrote, or that are to be added to.
@@ -120,6 +89,8 @@ std::vector<MemoryAccess> Accesses(const ReduceArgs& args);
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args);
 std::vector<MemoryAccess> Accesses(const ZeroArgs& args);
 std::vector<MemoryAccess> Accesses(const CopyArgs& args);
+std::vector<MemoryAccess> Accesses(const ContributeWords& words);
+std::vector<MemoryAccess> Accesses(const DecideWords& words);
 
 /// The arithmetic of a step on one kind of device. Launches are stream-ordered; what the arguments point to must live
 /// until the stream has passed them, spans and this object included. Threads: any; launches of several streams may run
@@ -132,6 +103,13 @@ class ShardKernels {
   virtual absl::Status Update(const UpdateArgs& args, Stream& stream) = 0;
   virtual absl::Status Zero(const ZeroArgs& args, Stream& stream) = 0;
   virtual absl::Status Copy(const CopyArgs& args, Stream& stream) = 0;
+  /// Step words (step_words.h).
+  virtual absl::Status Contribute(const ContributeWords& words, Stream& stream) = 0;
+  virtual absl::Status Decide(const DecideWords& words, Stream& stream) = 0;
+
+  /// Every list of segments that launches may name from now on, by the address of its first one; what they hold must
+  /// not change until the next call. Between steps, nothing is under way.
+  virtual absl::Status SetSegments(absl::Span<const absl::Span<const Segment>> lists) = 0;
   /// What the arithmetic was compiled for, to show: "AVX3".
   virtual absl::string_view target() const { return "unnamed"; }
 };

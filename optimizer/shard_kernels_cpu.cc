@@ -5,6 +5,7 @@
 #include "absl/strings/str_join.h"
 #include "shardstep/comm/mutex.h"
 #include "shardstep/optimizer/cpu_block_kernels.h"
+#include "shardstep/optimizer/decision_formula.h"
 #include "shardstep/optimizer/float_environment.h"
 #include "shardstep/optimizer/kernel_arguments.h"
 #include "shardstep/optimizer/shard_kernels.h"
@@ -85,6 +86,25 @@ class CpuShardKernels : public ShardKernels {
     });
   }
 
+  absl::Status Contribute(const ContributeWords& words, Stream& stream) override {
+    return Enqueue("contribute", words, stream, [words] {
+      ContributeScans(words);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status Decide(const DecideWords& words, Stream& stream) override {
+    return Enqueue("decide", words, stream, [words] {
+      DecideStep(words);
+      if (words.scalars->apply) {
+        std::atomic_ref(words.report->applied_in_step).store(words.order->step, std::memory_order_release);
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status SetSegments(absl::Span<const absl::Span<const Segment>>) override { return absl::OkStatus(); }
+
   absl::string_view target() const override { return block_kernels_.target; }
 
  private:
@@ -139,9 +159,9 @@ class CpuShardKernels : public ShardKernels {
   absl::Status RunUpdate(const UpdateArgs& args) {
     if (!args.scalars->apply) return absl::OkStatus();
     for (const Segment& segment : args.segments) {
-      if (static_cast<size_t>(segment.scalars) >= args.scalars->rules.size()) {
+      if (static_cast<size_t>(segment.scalars) >= args.rules.size()) {
         return absl::InternalError(absl::StrCat("parameter ", segment.parameter, " has scalars number ",
-                                                segment.scalars, ", but there are ", args.scalars->rules.size()));
+                                                segment.scalars, ", but there are ", args.rules.size()));
       }
     }
     const SumSchedule schedule = MakeSumSchedule(args.sum);

@@ -193,8 +193,7 @@ void UpdateOne(const UpdateArgs& args, const RuleScalars& scalars, int64_t index
 [[gnu::noinline]] void UpdateSegments(const UpdateArgs& args) {
   for (const Segment& segment : args.segments) {
     for (int64_t i = 0; i < segment.elements; ++i) {
-      UpdateOne(args, args.scalars->rules[segment.scalars], segment.shard_begin_element + i,
-                segment.global_begin_element + i);
+      UpdateOne(args, args.rules[segment.scalars], segment.shard_begin_element + i, segment.global_begin_element + i);
     }
   }
 }

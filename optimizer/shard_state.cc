@@ -3,18 +3,17 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "shardstep/comm/host_memory.h"
 
 namespace shardstep {
 namespace {
 
 template <typename T>
-absl::Status Ensure(bool wanted, int64_t elements, absl::string_view what, int b, T** array,
+absl::Status Ensure(Memory& memory, bool wanted, int64_t elements, absl::string_view what, int b, T** array,
                     std::vector<Buffer>* buffers) {
   if (!wanted || *array != nullptr) return absl::OkStatus();
   SHARDSTEP_ASSIGN_OR_RETURN(
-      Buffer buffer, Buffer::Allocate(elements * static_cast<int64_t>(sizeof(T)), absl::StrCat(what, " of bucket ", b),
-                                      PageBacking::kOnFirstUse));
+      Buffer buffer, memory.Allocate(elements * static_cast<int64_t>(sizeof(T)), absl::StrCat(what, " of bucket ", b),
+                                     PageBacking::kOnFirstUse));
   *array = buffer.as<T>();
   buffers->push_back(std::move(buffer));
   return absl::OkStatus();
@@ -47,16 +46,17 @@ ShardState::Bytes ShardState::bytes(const ShardLayout& layout) const {
   return all;
 }
 
-absl::StatusOr<ShardState> ShardState::Create(const ShardLayout& layout, const Sums& sums) {
+absl::StatusOr<ShardState> ShardState::Create(const ShardLayout& layout, const Sums& sums, Memory& memory) {
   // Pages that come on first use end in SIGKILL when there are none, so all of them are asked for at once.
-  SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(BytesOf(layout, sums).total_bytes(), "optimizer state"));
+  SHARDSTEP_RETURN_IF_ERROR(memory.CheckAvailable(BytesOf(layout, sums).total_bytes(), "optimizer state"));
   ShardState state;
+  state.memory_ = &memory;
   state.sums_ = sums;
   state.buckets_.resize(layout.bucket_count());
   for (int b = 0; b < layout.bucket_count(); ++b) {
     Bucket& bucket = state.buckets_[b];
     bucket.active = !layout.kind(b).frozen;
-    if (bucket.active) SHARDSTEP_RETURN_IF_ERROR(Fill(layout, b, sums, &bucket));
+    if (bucket.active) SHARDSTEP_RETURN_IF_ERROR(state.Fill(layout, b, sums, &bucket));
   }
   return state;
 }
@@ -69,7 +69,7 @@ absl::Status ShardState::EnsureSums(const ShardLayout& layout, const Sums& sums)
     if (!buckets_[b].active) continue;
     more_bytes += BytesOf(layout, b, wanted).sum_bytes - BytesOf(layout, b, sums_).sum_bytes;
   }
-  SHARDSTEP_RETURN_IF_ERROR(CheckMemoryAvailable(more_bytes, "gradient accumulators"));
+  SHARDSTEP_RETURN_IF_ERROR(memory_->CheckAvailable(more_bytes, "gradient accumulators"));
   std::vector<Bucket> more(buckets_.size());
   for (int b = 0; b < static_cast<int>(buckets_.size()); ++b) {
     if (!buckets_[b].active) continue;
@@ -87,7 +87,7 @@ absl::Status ShardState::EnsureSums(const ShardLayout& layout, const Sums& sums)
 absl::Status ShardState::Thaw(const ShardLayout& layout, int b) {
   if (buckets_[b].active) return absl::OkStatus();
   SHARDSTEP_RETURN_IF_ERROR(
-      CheckMemoryAvailable(BytesOf(layout, b, sums_).total_bytes(), absl::StrCat("optimizer state of bucket ", b)));
+      memory_->CheckAvailable(BytesOf(layout, b, sums_).total_bytes(), absl::StrCat("optimizer state of bucket ", b)));
   Bucket bucket;
   SHARDSTEP_RETURN_IF_ERROR(Fill(layout, b, sums_, &bucket));
   bucket.active = true;
@@ -97,12 +97,12 @@ absl::Status ShardState::Thaw(const ShardLayout& layout, int b) {
 
 void ShardState::Freeze(int b) { buckets_[b] = Bucket(); }
 
-absl::Status ShardState::Fill(const ShardLayout& layout, int b, const Sums& sums, Bucket* bucket) {
+absl::Status ShardState::Fill(const ShardLayout& layout, int b, const Sums& sums, Bucket* bucket) const {
   const BucketKind& kind = layout.kind(b);
   const bool bf16 = kind.weight_dtype == DType::kBf16;  // fp32 weights are their own master
   const int64_t elements = layout.shard_elements(b);
   const auto ensure = [&](bool wanted, absl::string_view what, auto** array) {
-    return Ensure(wanted, elements, what, b, array, &bucket->buffers);
+    return Ensure(*memory_, wanted, elements, what, b, array, &bucket->buffers);
   };
   BucketState& state = bucket->pointers;
   SHARDSTEP_RETURN_IF_ERROR(ensure(bf16 && kind.update.master == Master::kFp32, "master weights", &state.master));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "shardstep/comm/buffer.h"
+#include "shardstep/comm/memory.h"
 #include "shardstep/optimizer/shard_layout.h"
 
 namespace shardstep {
@@ -53,9 +54,10 @@ class ShardState {
   static Bytes BytesOf(const ShardLayout& layout, const Sums& sums);
 
   ShardState() = default;
-  /// For the buckets that are not frozen as registered. ResourceExhausted when the system refuses, or has less
-  /// memory than all of it takes once it is used.
-  static absl::StatusOr<ShardState> Create(const ShardLayout& layout, const Sums& sums);
+  /// For the buckets that are not frozen as registered, in `memory`, which must outlive it. ResourceExhausted when the
+  /// system refuses, or has less memory than all of it takes once it is used.
+  static absl::StatusOr<ShardState> Create(const ShardLayout& layout, const Sums& sums,
+                                           Memory& memory = HostMemory());
 
   /// Makes the sums that are not there yet, zeroed, in every bucket that has state; buckets that are thawed later get
   /// them too. Nothing has changed after an error.
@@ -80,8 +82,9 @@ class ShardState {
   };
 
   // Makes what `bucket` lacks of bucket b.
-  static absl::Status Fill(const ShardLayout& layout, int b, const Sums& sums, Bucket* bucket);
+  absl::Status Fill(const ShardLayout& layout, int b, const Sums& sums, Bucket* bucket) const;
 
+  Memory* memory_ = &HostMemory();
   Sums sums_;
   std::vector<Bucket> buckets_;
 };

@@ -45,18 +45,6 @@ double GroupOptions::learning_rate_factor() const {
   return std::visit([](const auto& options) { return options.learning_rate_factor; }, rule);
 }
 
-RuleScalars MakeRuleScalars(const GroupOptions& group, double learning_rate, int64_t applied_step) {
-  RuleScalars scalars;
-  if (const auto* adamw = std::get_if<AdamWOptions>(&group.rule)) {
-    scalars.adamw = MakeAdamWScalars(*adamw, learning_rate, applied_step);
-  } else if (const auto* sgd = std::get_if<SgdOptions>(&group.rule)) {
-    scalars.sgd = MakeSgdScalars(*sgd, learning_rate);
-  } else if (const auto* lion = std::get_if<LionOptions>(&group.rule)) {
-    scalars.lion = MakeLionScalars(*lion, learning_rate);
-  }
-  return scalars;
-}
-
 bool IsFinite(const RuleScalars& scalars, Rule rule) {
   switch (rule) {
     case Rule::kAdamW: {

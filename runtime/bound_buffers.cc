@@ -1,8 +1,5 @@
 #include "shardstep/runtime/bound_buffers.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "absl/strings/str_cat.h"
 
 namespace shardstep {
@@ -10,23 +7,14 @@ namespace {
 
 bool Overlap(BufferView a, BufferView b) { return a.data < b.data + b.size_bytes && b.data < a.data + a.size_bytes; }
 
-// Whether every page of it is mapped: memory that was freed may be gone.
-bool IsMapped(BufferView buffer) {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(buffer.data) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(buffer.data) + static_cast<uintptr_t>(buffer.size_bytes);
-  std::vector<unsigned char> resident((end - begin + page - 1) / page);
-  return mincore(reinterpret_cast<void*>(begin), end - begin, resident.data()) == 0;
-}
-
 absl::string_view Word(BoundBuffers::What what) {
   return what == BoundBuffers::What::kWeights ? "weights" : "gradient";
 }
 
 }  // namespace
 
-BoundBuffers::BoundBuffers(const ShardLayout* layout, std::vector<BufferView> arenas)
-    : layout_(layout), arenas_(std::move(arenas)) {
+BoundBuffers::BoundBuffers(const ShardLayout* layout, Memory* memory, std::vector<BufferView> arenas)
+    : layout_(layout), memory_(memory), arenas_(std::move(arenas)) {
   for (std::vector<BufferView>& buffers : buffers_) buffers.resize(layout->parameter_count());
 }
 
@@ -68,7 +56,7 @@ absl::Status BoundBuffers::Check(What what, int p, BufferView buffer) const {
       }
     }
   }
-  if (size_bytes > 0 && !IsMapped(buffer)) return refuse("is not mapped memory");
+  if (size_bytes > 0 && !memory_->Reaches(buffer)) return refuse("is not mapped memory");
   return absl::OkStatus();
 }
 

@@ -5,23 +5,23 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "shardstep/comm/buffer.h"
+#include "shardstep/comm/memory.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/shard_layout.h"
 
 namespace shardstep {
 
-/// Memory of the caller that stands in for the library's own weights or gradients of a parameter. No CPU backend can
-/// let other ranks read it where it lies, so it is copied.
+/// Memory of the caller that stands in for the library's own weights or gradients of a parameter. No backend can let
+/// other ranks read it where it lies, so it is copied.
 class BoundBuffers {
  public:
   enum class What { kWeights, kGradient };
 
-  /// `arenas`: what a buffer must not overlap, besides other bound buffers.
-  BoundBuffers(const ShardLayout* layout, std::vector<BufferView> arenas);
+  /// `arenas`: what a buffer must not overlap, besides other bound buffers. `memory` must reach all of it.
+  BoundBuffers(const ShardLayout* layout, Memory* memory, std::vector<BufferView> arenas);
 
   /// An empty buffer unbinds. InvalidArgument names the parameter, and why: of another size, not aligned to its dtype,
-  /// memory that is not mapped, an overlap with another buffer. Nothing has changed then.
+  /// memory that the device does not reach, an overlap with another buffer. Nothing has changed then.
   absl::Status Bind(What what, int p, BufferView buffer);
   /// Of p, empty when none is bound.
   BufferView bound(What what, int p) const { return buffers_[static_cast<int>(what)][p]; }
@@ -32,6 +32,7 @@ class BoundBuffers {
   absl::Status Check(What what, int p, BufferView buffer) const;
 
   const ShardLayout* layout_;
+  Memory* memory_;
   std::vector<BufferView> arenas_;
   std::vector<BufferView> buffers_[2];  ///< by What, by parameter
 };

@@ -133,7 +133,8 @@ absl::StatusOr<Digest> WriteKind(StateKind kind, const Manifest& manifest, absl:
       const absl::Span<float> values = buffer.For(piece);
       state.Read(kind, piece.bucket, piece.shard_begin_element, values);
       digest += DigestOf(piece.parameter, piece.begin_element, absl::Span<const float>(values));
-      status = writer.Append(AsBytes(values));
+      status = state.status();
+      if (status.ok()) status = writer.Append(AsBytes(values));
     });
     SHARDSTEP_RETURN_IF_ERROR(status);
   }

@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +11,6 @@
 namespace shardstep {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int kAgreedFields = 8;
 
 std::array<AgreedField, kAgreedFields> AgreedFields(const DecisionInput& input) {
@@ -28,22 +26,30 @@ std::array<AgreedField, kAgreedFields> AgreedFields(const DecisionInput& input) 
            {"consecutive skips", static_cast<uint64_t>(input.counters.consecutive_skips)}}};
 }
 
+// What every rank gives alike.
+StepOrder OrderWithoutPart(const DecisionInput& input, const OptimizerOptions& options) {
+  return {.agreed_fields = kAgreedFields,
+          .look_for_non_finite = options.non_finite != NonFinitePolicy::kIgnore,
+          .learning_rate = input.arguments.learning_rate,
+          .divisor = EffectiveDivisor(input.arguments),
+          .max_norm = input.arguments.max_norm.value_or(0),
+          .applied_steps = input.counters.applied_steps,
+          .rounding_seed = options.rounding_seed};
+}
+
 // Fills the record's norm, clip factor and non-finite place; returns whether the step is fit to be applied.
 bool Judge(const DecisionInput& input, const Findings& findings, const OptimizerOptions& options, Decision* decision) {
-  const double divisor = EffectiveDivisor(input.arguments);
+  const StepOrder order = OrderWithoutPart(input, options);
+  const Verdict verdict = Judge(order, FactsOf(findings.scan, /*refused=*/false));
+  decision->scale = verdict.scale;
   StepRecord& record = decision->record;
-  if (options.non_finite == NonFinitePolicy::kIgnore) {
-    decision->scale = static_cast<float>(record.clip_factor / divisor);
-    return true;
-  }
+  if (!order.look_for_non_finite) return verdict.apply;
   record.non_finite = findings.non_finite;
   if (record.non_finite) return false;
-  const double norm = std::sqrt(findings.scan.squared_norm.Round()) / divisor;
-  record.gradient_norm = norm;
-  if (input.arguments.max_norm) record.clip_factor = std::min(1.0, *input.arguments.max_norm / (norm + 1e-6));
-  decision->scale = static_cast<float>(record.clip_factor / divisor);
-  record.scale_overflow = !(FloatFromBits(findings.scan.max_abs_bits) * decision->scale < kInfinity);
-  return !record.scale_overflow;
+  record.gradient_norm = verdict.norm;
+  record.clip_factor = verdict.clip_factor;
+  record.scale_overflow = verdict.scale_overflow;
+  return verdict.apply;
 }
 
 void CountSkip(const OptimizerOptions& options, Decision* decision) {
@@ -98,14 +104,15 @@ double EffectiveDivisor(const StepArguments& arguments) {
   return arguments.divisor.value_or(static_cast<double>(arguments.micro_batches));
 }
 
-SmallReduction Contribute(const DecisionInput& input, const ScanResult& scan, int rank) {
-  SmallReduction part = NeutralPart();
-  PutScan(scan, &part);
+StepOrder MakeOrder(const DecisionInput& input, const OptimizerOptions& options, int rank, int world_size) {
+  StepOrder order = OrderWithoutPart(input, options);
+  order.world_size = world_size;
+  order.part = NeutralPart();
   if (input.misplaced_micro_step >= 0) {
-    PutObjection({.what = Objection::kMisplaced, .first = rank, .other = input.misplaced_micro_step}, &part);
+    PutObjection({.what = Objection::kMisplaced, .first = rank, .other = input.misplaced_micro_step}, &order.part);
   }
-  PutAgreed(AgreedFields(input), rank, &part);
-  return part;
+  PutAgreed(AgreedFields(input), rank, &order.part);
+  return order;
 }
 
 std::optional<Objection> FindObjection(const SmallReduction& reduction) {
@@ -127,7 +134,13 @@ absl::Status Refusal(const Objection& objection) {
 Findings Find(const SmallReduction& reduction, const ShardLayout& layout) {
   Findings findings;
   findings.scan = TakeScan(reduction);
-  if (const std::optional<Objection> objection = FindObjection(reduction)) findings.refused = Refusal(*objection);
+  const int64_t arrivals = reduction.sums[SmallReduction::kArrivals];
+  if (arrivals != layout.world_size()) {
+    findings.refused = absl::InternalError(
+        absl::StrCat("the decision has the words of ", arrivals, " of ", layout.world_size(), " ranks"));
+  } else if (const std::optional<Objection> objection = FindObjection(reduction)) {
+    findings.refused = Refusal(*objection);
+  }
   if (const std::optional<FoundPlace> place = FirstPlace(findings.scan)) {
     const auto [parameter, element] = layout.Locate(place->global_element);
     findings.non_finite = {.micro_batch = place->micro_batch,

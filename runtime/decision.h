@@ -7,7 +7,8 @@
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/status.h"
-#include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/optimizer/shard_layout.h"
+#include "shardstep/optimizer/step_words.h"
 #include "shardstep/runtime/decision_words.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/step_arguments.h"
@@ -39,8 +40,8 @@ struct DecisionInput {
   int64_t misplaced_micro_step = -1;
 };
 
-/// This rank's part of a decision, for one AllReduceSmall.
-SmallReduction Contribute(const DecisionInput& input, const ScanResult& scan, int rank);
+/// What the streams need to know of a step, this rank's part of the decision included, but for its scan.
+StepOrder MakeOrder(const DecisionInput& input, const OptimizerOptions& options, int rank, int world_size);
 
 /// What all ranks have told each other, of one optimizer or of several that decide together.
 struct Findings {
@@ -68,7 +69,7 @@ struct Decision {
   StepRecord record;      ///< without times
 };
 
-/// Numeric contract 2, 3 and the skip rules.
+/// Numeric contract 2, 3 and the skip rules, by the formula that the streams have decided by.
 Decision Decide(const DecisionInput& input, const Findings& findings, const OptimizerOptions& options);
 
 }  // namespace shardstep

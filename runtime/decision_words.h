@@ -5,24 +5,21 @@
 #include <optional>
 
 #include "absl/types/span.h"
-#include "shardstep/comm/communicator.h"
-#include "shardstep/optimizer/shard_kernels.h"
+#include "shardstep/comm/small_reduction.h"
+#include "shardstep/optimizer/decision_formula.h"
+#include "shardstep/optimizer/step_words.h"
 
 namespace shardstep {
 
 /// How the parts of a decision travel in one SmallReduction: a scan, values that all must have alike, an objection. Who
 /// takes part has a number: its rank, or in a joint decision its seat.
 
-inline constexpr int kMaxParticipants = 1 << 16;
+inline constexpr int kMaxParticipants = 1 << kParticipantBits;
 /// Of PutAgreed.
 inline constexpr int kMaxAgreedFields = 30;
 
-/// The part of one who has nothing to say.
+/// The part of one who has nothing to say but to have come. Scans are put and taken by decision_formula.h.
 SmallReduction NeutralPart();
-
-void PutScan(const ScanResult& scan, SmallReduction* part);
-/// The scan of all who put one.
-ScanResult TakeScan(const SmallReduction& reduction);
 
 /// The first place that is not finite: of a slice if there is one, else of a sum.
 struct FoundPlace {

@@ -22,6 +22,8 @@ absl::StatusOr<Digest> ToDigest(absl::string_view bytes, int rank) {
   return digest;
 }
 
+Bf16 UpperHalf(float value) { return {static_cast<uint16_t>(FloatBits(value) >> 16)}; }
+
 // What is converted at a time.
 constexpr int64_t kPieceElements = 256 * ShardLayout::kBlockElements;
 
@@ -67,13 +69,12 @@ void ModelAccess::ZeroMoments(int p) const {
 
 void ModelAccess::MasterFromWeights(int p) const {
   if (layout_->parameter(p).weight_dtype != DType::kBf16) return;
-  const auto* weights = reinterpret_cast<const Bf16*>(host_->weights().data + layout_->weight_begin_byte(p));
+  const std::byte* const weights = host_->weights().data + layout_->weight_begin_byte(p);
   std::vector<float> values;
   VisitOwned([&](int b, const Segment& piece) {
     if (piece.parameter != p) return;
     values.resize(piece.elements);
-    std::transform(weights + piece.begin_element, weights + piece.begin_element + piece.elements, values.begin(),
-                   [](Bf16 weight) { return ToFloat(weight); });
+    state_->ReadWeights(weights + piece.begin_element * SizeBytes(DType::kBf16), DType::kBf16, absl::MakeSpan(values));
     state_->Write(StateKind::kMaster, b, piece.shard_begin_element, values);
   });
 }
@@ -95,11 +96,14 @@ absl::StatusOr<std::vector<float>> ModelAccess::ReadMaster(int p) const {
     state_->Read(StateKind::kMaster, range.bucket, range.shard_begin_element,
                  absl::MakeSpan(mine).last(range.elements));
   }
+  // Whoever cannot read gives nothing, so that nobody waits for it.
+  if (!state_->status().ok()) mine.clear();
   SHARDSTEP_ASSIGN_OR_RETURN(
       const std::vector<std::string> parts,
       rendezvous_->AllGatherBytes(
           absl::StrCat("ReadMaster of \"", layout_->parameter(p).name, "\""),
           absl::string_view(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float)), deadline_));
+  SHARDSTEP_RETURN_IF_ERROR(state_->status());
   std::vector<float> values(layout_->elements(p));
   std::vector<size_t> read(parts.size());
   for (const OwnedRange& range : ranges) {
@@ -114,12 +118,24 @@ absl::StatusOr<std::vector<float>> ModelAccess::ReadMaster(int p) const {
 }
 
 Digest ModelAccess::DigestOfWeights(int p) const {
+  const DType dtype = layout_->parameter(p).weight_dtype;
   const std::byte* const data = host_->weights().data + layout_->weight_begin_byte(p);
-  const int64_t elements = layout_->elements(p);
-  if (layout_->parameter(p).weight_dtype == DType::kFp32) {
-    return DigestOf(p, 0, absl::MakeConstSpan(reinterpret_cast<const float*>(data), elements));
+  Digest digest;
+  std::vector<float> values;
+  std::vector<Bf16> rounded;
+  for (int64_t begin = 0; begin < layout_->elements(p); begin += kPieceElements) {
+    values.resize(std::min(kPieceElements, layout_->elements(p) - begin));
+    state_->ReadWeights(data + begin * SizeBytes(dtype), dtype, absl::MakeSpan(values));
+    if (dtype == DType::kFp32) {
+      digest += DigestOf(p, begin, absl::MakeConstSpan(values));
+      continue;
+    }
+    // Every bf16 is an fp32 value, and comes back as it was.
+    rounded.resize(values.size());
+    std::transform(values.begin(), values.end(), rounded.begin(), UpperHalf);
+    digest += DigestOf(p, begin, absl::MakeConstSpan(rounded));
   }
-  return DigestOf(p, 0, absl::MakeConstSpan(reinterpret_cast<const Bf16*>(data), elements));
+  return digest;
 }
 
 Digest ModelAccess::DigestOfShard(StateKind kind) const {
@@ -141,11 +157,12 @@ absl::StatusOr<OptimizerDigests> ModelAccess::Digests() const {
   for (int p = 0; p < layout_->parameter_count(); ++p) {
     if (layout_->owner(p) == p) weights += DigestOfWeights(p);
   }
-  const std::string mine = ToBytes(weights) + ToBytes(DigestOfShard(StateKind::kMaster)) +
-                           ToBytes(DigestOfShard(StateKind::kFirstMoment)) +
-                           ToBytes(DigestOfShard(StateKind::kSecondMoment));
+  std::string mine = ToBytes(weights) + ToBytes(DigestOfShard(StateKind::kMaster)) +
+                     ToBytes(DigestOfShard(StateKind::kFirstMoment)) + ToBytes(DigestOfShard(StateKind::kSecondMoment));
+  if (!state_->status().ok()) mine.clear();
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> parts,
                              rendezvous_->AllGatherBytes("digests", mine, deadline_));
+  SHARDSTEP_RETURN_IF_ERROR(state_->status());
   OptimizerDigests digests{.weights = weights, .master = {}, .first_moment = {}, .second_moment = {}};
   Digest* const summed[] = {&digests.master, &digests.first_moment, &digests.second_moment};
   for (size_t r = 0; r < parts.size(); ++r) {

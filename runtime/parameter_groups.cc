@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/optimizer/rule_scalars.h"
 
 namespace shardstep {
 
@@ -73,13 +74,13 @@ std::vector<Segment> ParameterGroups::Segments(int b, int rank) const {
   return segments;
 }
 
-std::vector<RuleScalars> ParameterGroups::MakeScalars(double learning_rate, int64_t applied_step) const {
-  std::vector<RuleScalars> scalars;
+std::vector<RuleSettings> ParameterGroups::Settings() const {
+  std::vector<RuleSettings> settings;
   for (const auto& [key, number] : ScalarSets()) {
     const auto& [group, begin] = key;
-    scalars.push_back(MakeRuleScalars(groups_[group], learning_rate, std::max<int64_t>(1, applied_step - begin)));
+    settings.push_back(SettingsOf(groups_[group], begin));
   }
-  return scalars;
+  return settings;
 }
 
 }  // namespace shardstep

@@ -14,6 +14,8 @@
 
 namespace shardstep {
 
+struct RuleSettings;  // step_words.h
+
 /// What may change between steps: the settings of groups, which group a parameter belongs to, and which parameters are
 /// frozen. Not thread safe; never changed while a step is in flight. Equal on every rank.
 class ParameterGroups {
@@ -39,11 +41,10 @@ class ParameterGroups {
   void SetFrozen(int p, bool frozen) { members_[layout_->owner(p)].frozen = frozen; }
   void SetBeginAppliedStep(int p, int64_t begin) { members_[layout_->owner(p)].begin_applied_step = begin; }
 
-  /// What `rank` owns of bucket b and is not frozen, each segment with its place in MakeScalars.
+  /// What `rank` owns of bucket b and is not frozen, each segment with its place in Settings.
   std::vector<Segment> Segments(int b, int rank) const;
-  /// By Segment::scalars, for the applied step number `applied_step` of the optimizer. Their number changes only with
-  /// the groups.
-  std::vector<RuleScalars> MakeScalars(double learning_rate, int64_t applied_step) const;
+  /// By Segment::scalars: what the rules' scalars are made from.
+  std::vector<RuleSettings> Settings() const;
 
  private:
   struct Member {

@@ -63,7 +63,8 @@ ShardedOptimizer::~ShardedOptimizer() = default;
 absl::StatusOr<std::unique_ptr<ShardedOptimizer>> ShardedOptimizer::Create(const OptimizerOptions& options,
                                                                            std::vector<ParameterSpec> parameters,
                                                                            CommunicatorLevels communicators,
-                                                                           Rendezvous* rendezvous) {
+                                                                           Rendezvous* rendezvous,
+                                                                           ComputeDevice* device) {
   if (communicators.host == nullptr || rendezvous == nullptr) {
     return absl::InvalidArgumentError("Create: communicator and rendezvous must not be null");
   }
@@ -75,7 +76,7 @@ absl::StatusOr<std::unique_ptr<ShardedOptimizer>> ShardedOptimizer::Create(const
       AgreeOnStatus(*rendezvous, "validation of the configuration", layout.status(), kMeetingDeadline));
   SHARDSTEP_RETURN_IF_ERROR(
       AgreeOnConfiguration(DescribeConfiguration(options, *layout), *rendezvous, kMeetingDeadline));
-  auto impl = std::make_unique<Impl>(options, *std::move(layout), std::move(communicators), rendezvous);
+  auto impl = std::make_unique<Impl>(options, *std::move(layout), std::move(communicators), rendezvous, device);
   SHARDSTEP_RETURN_IF_ERROR(impl->Agree("memory", impl->CheckMemory()));
   SHARDSTEP_RETURN_IF_ERROR(impl->Agree("allocation", impl->Allocate()));
   return std::unique_ptr<ShardedOptimizer>(new ShardedOptimizer(std::move(impl)));
@@ -201,6 +202,16 @@ absl::Status ShardedOptimizer::Save(const std::string& directory, absl::string_v
 
 absl::StatusOr<std::string> ShardedOptimizer::Load(const std::string& directory, std::vector<std::string>* warnings) {
   return impl_->Load(directory, warnings);
+}
+
+absl::Status ShardedOptimizer::BeginCapture() {
+  SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("BeginCapture"));
+  return impl_->scheduler_->BeginCapture();
+}
+absl::Status ShardedOptimizer::EndCapture() { return impl_->scheduler_->EndCapture(); }
+absl::Status ShardedOptimizer::Replay(const StepArguments& arguments) {
+  SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("Replay"));
+  return impl_->scheduler_->Replay(arguments);
 }
 
 void ShardedOptimizer::SetTrace(StepTrace* trace) { impl_->scheduler_->SetTrace(trace); }

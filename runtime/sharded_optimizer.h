@@ -38,6 +38,7 @@
 
 namespace shardstep {
 
+class ComputeDevice;  // compute_device.h
 struct ShardBuffers;  // shard_buffers.h
 
 /// The optimizer step of a data-parallel trainer: bf16 gradients in, bf16 weights out, fp32 master weights and
@@ -50,11 +51,13 @@ struct ShardBuffers;  // shard_buffers.h
 class ShardedOptimizer {
  public:
   /// Collective. Validates, compares a digest of parameters, options and build across ranks (FailedPrecondition names
-  /// both ranks and the first field that differs), then allocates. `rendezvous` must outlive the optimizer.
+  /// both ranks and the first field that differs), then allocates. `rendezvous` must outlive the optimizer, and so must
+  /// `device`, which the communicators are made for: nullptr: the CPUs of this host; or a GPU (cuda_backend.h).
   static absl::StatusOr<std::unique_ptr<ShardedOptimizer>> Create(const OptimizerOptions& options,
                                                                   std::vector<ParameterSpec> parameters,
                                                                   CommunicatorLevels communicators,
-                                                                  Rendezvous* rendezvous);
+                                                                  Rendezvous* rendezvous,
+                                                                  ComputeDevice* device = nullptr);
   /// What Create would allocate on one host, without allocating. The same validation.
   static absl::StatusOr<MemoryEstimate> EstimateMemory(const OptimizerOptions& options,
                                                        std::vector<ParameterSpec> parameters, int world_size);
@@ -73,7 +76,8 @@ class ShardedOptimizer {
   int world_size() const;
 
   /// The weights of parameter p, contiguous, to read after WeightsReady(p) and until the next Step: one of the two by
-  /// the parameter's dtype, the other empty, as both are when there is no p. Of a tied parameter its owner's.
+  /// the parameter's dtype, the other empty, as both are when there is no p. Of a tied parameter its owner's. Memory of
+  /// the device: on a GPU not the host's to read.
   absl::Span<const Bf16> weights(int p) const;
   absl::Span<const float> fp32_weights(int p) const;
   /// This rank's gradient of parameter p, to write between GradientWritable(p) and GradientReady(p); likewise. Of tied
@@ -141,6 +145,19 @@ class ShardedOptimizer {
   /// NotFound when there is none, DataLoss when all are damaged. A damaged one is named in `warnings` and the next
   /// older one taken.
   absl::StatusOr<std::string> Load(const std::string& directory, std::vector<std::string>* warnings);
+
+  /// CUDA graphs: whole steps, captured once and launched again and again. BeginCapture, between steps, waits until all
+  /// that is under way is done. Then the caller begins to capture its compute stream, calls everything from
+  /// GradientWritable to Step as ever, with arguments that count for nothing, and EndCapture; it ends the capture and
+  /// instantiates the graph. FailedPrecondition while a trace is set or others take part in the decision; Unimplemented
+  /// where the device or a communicator cannot be captured. Collective.
+  ///
+  /// To take a step by a graph: Replay with the step's arguments, launch the graph on the compute stream, FinishStep.
+  /// A graph is for one number of micro-steps and stays good until groups change or something is frozen or thawed:
+  /// FailedPrecondition after that. Steps with and without a graph may follow one another. Collective.
+  absl::Status BeginCapture();
+  absl::Status EndCapture();
+  absl::Status Replay(const StepArguments& arguments);
 
   /// Between steps: `trace` hears of every operation from now on, until another one or nullptr takes its place; when
   /// this returns, the one before has heard all. It outlives the optimizer otherwise. This rank's own business.

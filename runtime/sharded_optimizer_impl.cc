@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "shardstep/comm/host_memory.h"
 #include "shardstep/optimizer/worker_pool.h"
 #include "shardstep/runtime/agreement.h"
 #include "shardstep/runtime/bucket_extents.h"
@@ -39,13 +38,15 @@ absl::Status CheckMicroSteps(const ShardLayout& layout, int64_t micro_steps) {
 }
 
 ShardedOptimizer::Impl::Impl(const OptimizerOptions& options, ShardLayout layout, CommunicatorLevels communicators,
-                             Rendezvous* rendezvous)
+                             Rendezvous* rendezvous, ComputeDevice* device)
     : options_(options),
       layout_(std::move(layout)),
       groups_(options.groups, &layout_),
+      host_device_(device == nullptr ? CreateHostDevice() : nullptr),
+      device_(device == nullptr ? *host_device_ : *device),
       communicators_(std::move(communicators)),
       rendezvous_(rendezvous),
-      state_access_(&layout_, &state_, &Outer()),
+      state_access_(&layout_, &state_, &Outer(), &device_.memory()),
       model_(&layout_, &groups_, &state_access_, &host(), rendezvous, kMeetingDeadline) {}
 
 ShardedOptimizer::Impl::~Impl() {
@@ -84,18 +85,28 @@ int ShardedOptimizer::Impl::HostRanks() const {
 absl::Status ShardedOptimizer::Impl::CheckMemory() const {
   const MemoryEstimate estimate = MemoryToAllocate();
   const int ranks = HostRanks();
-  return CheckMemoryAvailable(ranks * estimate.rank_bytes() + estimate.weights_shared_bytes,
-                              absl::StrCat("the optimizer of ", ranks, " ranks"));
+  return device_.memory().CheckAvailable(ranks * estimate.rank_bytes() + estimate.weights_shared_bytes,
+                                         absl::StrCat("the optimizer of ", ranks, " ranks"));
+}
+
+absl::Status ShardedOptimizer::Impl::CreateStreams() {
+  SHARDSTEP_ASSIGN_OR_RETURN(caller_, device_.CallerStream());
+  SHARDSTEP_ASSIGN_OR_RETURN(exchange_, device_.CreateStream("exchange"));
+  SHARDSTEP_ASSIGN_OR_RETURN(update_, device_.CreateStream("update"));
+  return absl::OkStatus();
 }
 
 absl::Status ShardedOptimizer::Impl::Allocate() {
   const GradientHandling handling = Handling(options_.micro_steps);
   SHARDSTEP_RETURN_IF_ERROR(AllocateArenas(handling.local_sums));
-  SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling)));
+  SHARDSTEP_RETURN_IF_ERROR(CreateStreams());
+  SHARDSTEP_ASSIGN_OR_RETURN(words_, StepMemory::Create(device_.memory()));
+  SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling), device_.memory()));
   thawed_.assign(layout_.bucket_count(), false);
-  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, CreateCpuShardKernels(KernelThreads(options_.update_threads, HostRanks())));
+  SHARDSTEP_ASSIGN_OR_RETURN(kernels_, device_.CreateKernels(KernelThreads(options_.update_threads, HostRanks())));
   gradients_ = handling.local_sums ? own_gradients_.view() : host().gradients();
-  bound_ = std::make_unique<BoundBuffers>(&layout_, std::vector<BufferView>{gradients_, host().weights()});
+  bound_ = std::make_unique<BoundBuffers>(&layout_, &device_.memory(),
+                                          std::vector<BufferView>{gradients_, host().weights()});
   scheduler_ = std::make_unique<StepScheduler>(StepResources{.options = &options_,
                                                              .groups = &groups_,
                                                              .layout = &layout_,
@@ -105,12 +116,14 @@ absl::Status ShardedOptimizer::Impl::Allocate() {
                                                              .network = communicators_.network.get(),
                                                              .map = &communicators_.map,
                                                              .kernels = kernels_.get(),
-                                                             .caller = &caller_,
-                                                             .exchange = &exchange_,
-                                                             .update = &update_,
+                                                             .device = &device_,
+                                                             .words = &words_,
+                                                             .caller = caller_.get(),
+                                                             .exchange = exchange_.get(),
+                                                             .update = update_.get(),
                                                              .gradients = gradients_,
                                                              .host_sums = host_sums_.view()});
-  return absl::OkStatus();
+  return scheduler_->TakeOverGroups();
 }
 
 // The levels' arenas: gradients among the ranks of a host, weights once for both.
@@ -124,11 +137,13 @@ absl::Status ShardedOptimizer::Impl::AllocateArenas(bool local_sums) {
     SHARDSTEP_RETURN_IF_ERROR(communicators_.network->Allocate(
         {.buckets = NetworkExtents(layout_, map), .weights = host().weights(), .contributions = plan.count()}));
     const int ring = communicators_.network->traits().landing_buckets;
-    SHARDSTEP_ASSIGN_OR_RETURN(host_sums_, Buffer::Allocate(HostSumBytes(layout_, map, plan, ring), "sums of a host"));
+    SHARDSTEP_ASSIGN_OR_RETURN(host_sums_, device_.memory().Allocate(HostSumBytes(layout_, map, plan, ring),
+                                                                     "sums of a host", PageBacking::kOnCreation));
   }
   // After all that ranks do together: a rank may fail alone in this.
   if (local_sums) {
-    SHARDSTEP_ASSIGN_OR_RETURN(own_gradients_, Buffer::Allocate(layout_.gradient_arena_bytes(), "gradients"));
+    SHARDSTEP_ASSIGN_OR_RETURN(own_gradients_, device_.memory().Allocate(layout_.gradient_arena_bytes(), "gradients",
+                                                                         PageBacking::kOnCreation));
   }
   return absl::OkStatus();
 }
@@ -208,7 +223,7 @@ absl::Status ShardedOptimizer::Impl::MakeStateFor(const ParameterGroups& changed
     thawed_[b] = thawed_[b] || layout_.kind(b).frozen;
     state_access_.Write(StateKind::kMaster, b, 0, master);
   }
-  return absl::OkStatus();
+  return state_access_.status();
 }
 
 absl::Status ShardedOptimizer::Impl::TakeOver(const std::vector<int>& frozen, const std::vector<int>& thawed) {
@@ -217,6 +232,7 @@ absl::Status ShardedOptimizer::Impl::TakeOver(const std::vector<int>& frozen, co
   for (const int p : frozen) model_.ZeroMoments(p);
   for (const int p : thawed) model_.ZeroMoments(p);
   DropUnusedState();
+  SHARDSTEP_RETURN_IF_ERROR(state_access_.status());
   return scheduler_->TakeOverGroups();
 }
 
@@ -241,7 +257,7 @@ absl::Status ShardedOptimizer::Impl::Initialize(const FillMaster& fill) {
 
 // After a meeting, as ranks take different times to fill or load their shards.
 absl::Status ShardedOptimizer::Impl::FinishModel(absl::string_view call) {
-  SHARDSTEP_RETURN_IF_ERROR(Agree(call, absl::OkStatus()));
+  SHARDSTEP_RETURN_IF_ERROR(Agree(call, state_access_.status()));
   for (int p = 0; p < layout_.parameter_count(); ++p) {
     if (groups_.frozen(p) && layout_.owner(p) == p) model_.MasterFromWeights(p);
   }
@@ -274,7 +290,9 @@ absl::Status ShardedOptimizer::Impl::SetTypedWeights(absl::string_view parameter
   std::vector<float> master;
   for (const T value : values) master.push_back(AsFloat(value));
   model_.SetParameter(owner, master);
-  return Agree("SetWeights", scheduler_->ShareWeights(layout_.buckets_of(owner)));
+  absl::Status shared = scheduler_->ShareWeights(layout_.buckets_of(owner));
+  shared.Update(state_access_.status());
+  return Agree("SetWeights", shared);
 }
 
 absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
@@ -293,8 +311,8 @@ absl::Status ShardedOptimizer::Impl::DecideWith(std::unique_ptr<OtherOptimizers>
 }
 
 absl::Status ShardedOptimizer::Impl::WorkStatus() const {
-  const absl::Status status = update_.status();
-  return status.ok() ? exchange_.status() : status;
+  const absl::Status status = update_->status();
+  return status.ok() ? exchange_->status() : status;
 }
 
 // ---- Checkpoints -------------------------------------------------------------------------------------------------
@@ -382,7 +400,7 @@ absl::Status ShardedOptimizer::Impl::GradientWritable(int p) {
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->GradientWritable(p));
   const BufferView bound = bound_->bound(BoundBuffers::What::kGradient, p);
   if (bound.data == nullptr || was_writable || !options_.accumulate_gradients) return absl::OkStatus();
-  return kernels_->Zero({bound}, caller_);
+  return kernels_->Zero({bound}, *caller_);
 }
 
 absl::Status ShardedOptimizer::Impl::GradientReady(int p) {
@@ -390,7 +408,7 @@ absl::Status ShardedOptimizer::Impl::GradientReady(int p) {
     const BufferView bound = bound_->bound(BoundBuffers::What::kGradient, p);
     if (bound.data != nullptr && scheduler_->IsWritable(p)) {
       SHARDSTEP_RETURN_IF_ERROR(
-          kernels_->Copy({.from = bound.data, .to = GradientBuffer(p).data, .size_bytes = bound.size_bytes}, caller_));
+          kernels_->Copy({.from = bound.data, .to = GradientBuffer(p).data, .size_bytes = bound.size_bytes}, *caller_));
     }
   }
   return scheduler_->GradientReady(p);
@@ -400,7 +418,7 @@ absl::Status ShardedOptimizer::Impl::WeightsReady(int p) {
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->WeightsReady(p));
   const BufferView bound = bound_->bound(BoundBuffers::What::kWeights, p);
   if (bound.data == nullptr) return absl::OkStatus();
-  return kernels_->Copy({.from = WeightBuffer(p).data, .to = bound.data, .size_bytes = bound.size_bytes}, caller_);
+  return kernels_->Copy({.from = WeightBuffer(p).data, .to = bound.data, .size_bytes = bound.size_bytes}, *caller_);
 }
 
 absl::StatusOr<StepRecord> ShardedOptimizer::Impl::FinishStep() {

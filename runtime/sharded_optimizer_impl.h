@@ -8,16 +8,17 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/optimizer/shard_state.h"
 #include "shardstep/runtime/bound_buffers.h"
 #include "shardstep/runtime/checkpoint.h"
+#include "shardstep/runtime/compute_device.h"
 #include "shardstep/runtime/model_access.h"
 #include "shardstep/runtime/other_optimizers.h"
 #include "shardstep/runtime/plan_input.h"
 #include "shardstep/runtime/sharded_optimizer.h"
 #include "shardstep/runtime/state_access.h"
+#include "shardstep/runtime/step_memory.h"
 #include "shardstep/runtime/step_plan.h"
 #include "shardstep/runtime/step_scheduler.h"
 
@@ -34,7 +35,9 @@ absl::Status CheckMicroSteps(const ShardLayout& layout, int64_t micro_steps);
 /// calls mean is said in sharded_optimizer.h.
 class ShardedOptimizer::Impl {
  public:
-  Impl(const OptimizerOptions& options, ShardLayout layout, CommunicatorLevels communicators, Rendezvous* rendezvous);
+  // `device`: nullptr, or outlives this.
+  Impl(const OptimizerOptions& options, ShardLayout layout, CommunicatorLevels communicators, Rendezvous* rendezvous,
+       ComputeDevice* device);
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -52,6 +55,7 @@ class ShardedOptimizer::Impl {
   // All ranks of a host allocate at the same time, so what they need together must be there.
   absl::Status CheckMemory() const;
   absl::Status Allocate();
+  absl::Status CreateStreams();
   // The levels' arenas: gradients among the ranks of a host, weights once for both.
   absl::Status AllocateArenas(bool local_sums);
 
@@ -110,9 +114,12 @@ class ShardedOptimizer::Impl {
   const OptimizerOptions options_;
   const ShardLayout layout_;
   ParameterGroups groups_;
+  const std::unique_ptr<ComputeDevice> host_device_;
+  ComputeDevice& device_;
   // Streams go before what their work uses goes: they are declared last and destroyed first.
   const CommunicatorLevels communicators_;
   Rendezvous* const rendezvous_;
+  StepMemory words_;
   ShardState state_;
   StateAccess state_access_;
   std::unique_ptr<ShardKernels> kernels_;
@@ -125,9 +132,7 @@ class ShardedOptimizer::Impl {
   std::unique_ptr<OtherOptimizers> others_;  // nullptr: decides alone
   std::unique_ptr<StepScheduler> scheduler_;
   bool initialized_ = false;
-  InlineStream caller_;
-  ThreadStream exchange_;
-  ThreadStream update_;
+  std::unique_ptr<Stream> caller_, exchange_, update_;
 };
 
 }  // namespace shardstep

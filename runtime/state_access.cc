@@ -13,41 +13,17 @@ const float* Moment(const BucketState& bucket, StateKind kind) {
 }
 
 template <typename T>
-T* ShardAt(void* shard, int64_t element) {
+const T* At(const void* shard, int64_t element) {
+  return static_cast<const T*>(shard) + element;
+}
+template <typename T>
+T* At(void* shard, int64_t element) {
   return static_cast<T*>(shard) + element;
 }
 
-void WriteFp32(absl::Span<void* const> shards, int64_t begin, absl::Span<const float> values) {
-  for (void* shard : shards) std::copy(values.begin(), values.end(), ShardAt<float>(shard, begin));
-}
-
-void WriteRounded(absl::Span<void* const> shards, int64_t begin, absl::Span<const float> values) {
-  for (void* shard : shards) std::transform(values.begin(), values.end(), ShardAt<Bf16>(shard, begin), ToBf16);
-}
-
-void WriteSplit(absl::Span<void* const> shards, uint16_t* remainder, int64_t begin, absl::Span<const float> values) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    const SplitMaster split = Split(values[i]);
-    const int64_t element = begin + static_cast<int64_t>(i);
-    remainder[element] = split.remainder;
-    for (void* shard : shards) *ShardAt<Bf16>(shard, element) = split.weight;
-  }
-}
-
-void ReadWeights(void* shard, DType dtype, int64_t begin, absl::Span<float> values) {
-  if (dtype == DType::kFp32) {
-    std::copy_n(ShardAt<const float>(shard, begin), values.size(), values.begin());
-  } else {
-    std::transform(ShardAt<const Bf16>(shard, begin), ShardAt<const Bf16>(shard, begin) + values.size(), values.begin(),
-                   ToFloat);
-  }
-}
-
-void ReadSplit(void* shard, const uint16_t* remainder, int64_t begin, absl::Span<float> values) {
-  const Bf16* weights = ShardAt<const Bf16>(shard, begin);
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = Join({.weight = weights[i], .remainder = remainder[begin + static_cast<int64_t>(i)]});
-  }
+template <typename Values>
+int64_t BytesOf(const Values& values) {
+  return static_cast<int64_t>(values.size() * sizeof(values[0]));
 }
 
 }  // namespace
@@ -64,8 +40,8 @@ absl::string_view Name(StateKind kind) {
   return "?";
 }
 
-StateAccess::StateAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator)
-    : layout_(layout), state_(state), communicator_(communicator) {}
+StateAccess::StateAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator, Memory* memory)
+    : layout_(layout), state_(state), communicator_(communicator), memory_(memory) {}
 
 bool StateAccess::Has(StateKind kind, int b) const {
   return kind == StateKind::kMaster || Moment(state_->bucket(b), kind) != nullptr;
@@ -79,30 +55,67 @@ bool StateAccess::RoundsMaster(int b) const {
 void StateAccess::Read(StateKind kind, int b, int64_t shard_begin, absl::Span<float> values) const {
   const BucketState& bucket = state_->bucket(b);
   const float* array = kind == StateKind::kMaster ? bucket.master : Moment(bucket, kind);
-  if (array != nullptr) {
-    std::copy_n(array + shard_begin, values.size(), values.begin());
-    return;
+  if (array != nullptr) return ReadWeights(array + shard_begin, DType::kFp32, values);
+  const void* shard = communicator_->Destinations(b)[0];
+  const DType dtype = layout_->kind(b).weight_dtype;
+  if (bucket.remainder == nullptr) {
+    return ReadWeights(static_cast<const std::byte*>(shard) + shard_begin * SizeBytes(dtype), dtype, values);
   }
-  void* shard = communicator_->Destinations(b)[0];
-  if (bucket.remainder != nullptr) {
-    ReadSplit(shard, bucket.remainder, shard_begin, values);
-  } else {
-    ReadWeights(shard, layout_->kind(b).weight_dtype, shard_begin, values);
-  }
+  const std::vector<Bf16> weights = Load<Bf16>(At<Bf16>(shard, shard_begin), values.size());
+  const std::vector<uint16_t> remainders = Load<uint16_t>(bucket.remainder + shard_begin, values.size());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = Join({.weight = weights[i], .remainder = remainders[i]});
 }
 
 void StateAccess::Write(StateKind kind, int b, int64_t shard_begin, absl::Span<const float> values) const {
   const BucketState& bucket = state_->bucket(b);
   if (kind != StateKind::kMaster) {
     float* moment = kind == StateKind::kFirstMoment ? bucket.first_moment : bucket.second_moment;
-    std::copy(values.begin(), values.end(), moment + shard_begin);
-    return;
+    return Store(values.data(), moment + shard_begin, BytesOf(values));
   }
-  const absl::Span<void* const> shards = communicator_->Destinations(b);
-  if (layout_->kind(b).weight_dtype == DType::kFp32) return WriteFp32(shards, shard_begin, values);
-  if (bucket.remainder != nullptr) return WriteSplit(shards, bucket.remainder, shard_begin, values);
-  if (bucket.master != nullptr) std::copy(values.begin(), values.end(), bucket.master + shard_begin);
-  WriteRounded(shards, shard_begin, values);
+  if (layout_->kind(b).weight_dtype == DType::kFp32) return WriteWeights(b, shard_begin, values);
+  std::vector<Bf16> weights(values.size());
+  if (bucket.remainder != nullptr) {
+    std::vector<uint16_t> remainders(values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      const SplitMaster split = Split(values[i]);
+      weights[i] = split.weight;
+      remainders[i] = split.remainder;
+    }
+    Store(remainders.data(), bucket.remainder + shard_begin, BytesOf(remainders));
+  } else {
+    if (bucket.master != nullptr) Store(values.data(), bucket.master + shard_begin, BytesOf(values));
+    std::transform(values.begin(), values.end(), weights.begin(), ToBf16);
+  }
+  WriteWeights(b, shard_begin, absl::MakeConstSpan(weights));
+}
+
+void StateAccess::ReadWeights(const void* weights, DType dtype, absl::Span<float> values) const {
+  if (dtype == DType::kFp32) return Copy(weights, values.data(), BytesOf(values));
+  const std::vector<Bf16> rounded = Load<Bf16>(weights, values.size());
+  std::transform(rounded.begin(), rounded.end(), values.begin(), ToFloat);
+}
+
+template <typename T>
+void StateAccess::WriteWeights(int b, int64_t shard_begin, absl::Span<const T> weights) const {
+  for (void* shard : communicator_->Destinations(b)) {
+    Store(weights.data(), At<T>(shard, shard_begin), BytesOf(weights));
+  }
+}
+
+template <typename T>
+std::vector<T> StateAccess::Load(const void* from, size_t elements) const {
+  std::vector<T> values(elements);
+  Copy(from, values.data(), static_cast<int64_t>(elements * sizeof(T)));
+  return values;
+}
+
+void StateAccess::Copy(const void* from, void* to, int64_t size_bytes) const {
+  if (status_.ok()) status_ = memory_->Read(from, to, size_bytes);
+  if (!status_.ok()) std::fill_n(static_cast<std::byte*>(to), size_bytes, std::byte{0});
+}
+
+void StateAccess::Store(const void* from, void* to, int64_t size_bytes) const {
+  if (status_.ok()) status_ = memory_->Write(from, to, size_bytes);
 }
 
 }  // namespace shardstep

@@ -2,10 +2,12 @@
 #define SHARDSTEP_RUNTIME_STATE_ACCESS_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
+#include "shardstep/comm/memory.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/shard_state.h"
 
@@ -22,7 +24,8 @@ absl::string_view Name(StateKind kind);
 /// master, frozen). A view: everything it works on lives elsewhere.
 class StateAccess {
  public:
-  StateAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator);
+  StateAccess(const ShardLayout* layout, const ShardState* state, Communicator* communicator,
+              Memory* memory = &HostMemory());
 
   /// Whether this rank keeps `kind` for bucket b: the master always, moments by rule and unless frozen.
   bool Has(StateKind kind, int b) const;
@@ -33,11 +36,25 @@ class StateAccess {
   /// A master also writes what is rounded from it to all copies of the weights: bf16 to nearest even, or half of a
   /// split master. Nobody may be reading them. Without a master a value that is no bf16 is rounded to nearest even.
   void Write(StateKind kind, int b, int64_t shard_begin, absl::Span<const float> values) const;
+  /// Of the weights that this rank sees: values.size() elements of `dtype` at `weights`.
+  void ReadWeights(const void* weights, DType dtype, absl::Span<float> values) const;
+
+  /// The first error of a copy between the host and the device's memory; afterwards reads leave zeros.
+  const absl::Status& status() const { return status_; }
 
  private:
+  void Copy(const void* from, void* to, int64_t size_bytes) const;
+  void Store(const void* from, void* to, int64_t size_bytes) const;
+  template <typename T>
+  std::vector<T> Load(const void* from, size_t elements) const;
+  template <typename T>
+  void WriteWeights(int b, int64_t shard_begin, absl::Span<const T> weights) const;
+
   const ShardLayout* layout_;
   const ShardState* state_;
   Communicator* communicator_;
+  Memory* memory_;
+  mutable absl::Status status_;
 };
 
 }  // namespace shardstep

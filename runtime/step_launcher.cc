@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+#include "shardstep/comm/host_stream.h"
+#include "shardstep/optimizer/decision_formula.h"
 #include "shardstep/runtime/bucket_extents.h"
 
 namespace shardstep {
@@ -48,10 +51,9 @@ StepLauncher::StepLauncher(const StepResources& resources)
                          .rank = r_.rank}};
     own_sum_.push_back(reinterpret_cast<float*>(r_.host->gradients().data + extents[b].gradient_begin_byte));
   }
-  TakeOverGroups();
 }
 
-void StepLauncher::TakeOverGroups() {
+absl::Status StepLauncher::TakeOverGroups() {
   segments_.assign(r_.layout->bucket_count(), {});
   for (int b = 0; b < r_.layout->bucket_count(); ++b) {
     const auto add = [&](std::vector<Segment>& segments, int rank, int64_t shard) {
@@ -71,8 +73,14 @@ void StepLauncher::TakeOverGroups() {
       if (h != r_.map->host || contributions_.rounded) add(segments.rail, r_.map->hosts[h][r_.map->local_rank], h);
     }
   }
-  scalars_.seed = r_.options->rounding_seed;
-  scalars_.rules = r_.groups->MakeScalars(0, 1);
+  std::vector<absl::Span<const Segment>> lists;
+  for (const BucketSegments& segments : segments_) {
+    for (const std::vector<Segment>* list : {&segments.mine, &segments.rail, &segments.whole}) {
+      if (!list->empty()) lists.push_back(*list);
+    }
+  }
+  SHARDSTEP_RETURN_IF_ERROR(r_.kernels->SetSegments(lists));
+  return r_.words->SetSettings(r_.groups->Settings());
 }
 
 absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, const StepPosition& position,
@@ -94,16 +102,13 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
     case StepOp::kAwaitReleased:
       return LaunchAwaitReleased(node, exchange, stream);
     case StepOp::kContribute:
-      LaunchContribute(position.step);
-      return absl::OkStatus();
+      return r_.kernels->Contribute(r_.words->Contribute(static_cast<int>(position.step % 2)), stream);
     case StepOp::kAllReduceSmall:
-      return Of(node).AllReduceSmall(&reduction_, stream);
+      return Of(node).AllReduceSmall(&r_.words->on_device().reduction, stream);
     case StepOp::kJoin:
-      LaunchJoin();
-      return absl::OkStatus();
+      return LaunchJoin();
     case StepOp::kDecide:
-      LaunchDecide(plan, position.step);
-      return absl::OkStatus();
+      return r_.kernels->Decide(r_.words->Decide(plan.input.joins ? &facts_ : nullptr), stream);
     case StepOp::kUpdate:
       return LaunchUpdate(plan, node, position, stream);
     case StepOp::kPublish:
@@ -123,7 +128,7 @@ absl::Status StepLauncher::LaunchAccumulate(const StepNode& node, int64_t step, 
                                      .first_micro_batch = node.micro_step * world_size_,
                                      .accumulator = node.read_accumulator ? sum : nullptr},
                              .accumulator_out = sum,
-                             .scan = node.scan ? &exchange_scans_[step % 2] : nullptr},
+                             .scan = node.scan ? ExchangeScan(step) : nullptr},
                             stream);
 }
 
@@ -150,7 +155,7 @@ absl::Status StepLauncher::LaunchSumHost(const StepNode& node, const StepPositio
                                     .first_micro_batch = node.micro_step * world_size_},
                             .accumulator_out = rounds ? nullptr : static_cast<float*>(out),
                             .rounded_out = rounds ? static_cast<Bf16*>(out) : nullptr,
-                            .scan = node.scan ? &exchange_scans_[position.step % 2] : nullptr},
+                            .scan = node.scan ? ExchangeScan(position.step) : nullptr},
                            stream));
   }
   return absl::OkStatus();
@@ -169,7 +174,7 @@ absl::Status StepLauncher::LaunchReduce(const StepPlan& plan, const StepNode& no
                              .accumulator_out = node.write_accumulator ? state.accumulator : nullptr,
                              .group_accumulator_out = node.write_group ? state.group_accumulator : nullptr,
                              .take_norm = node.take_norm,
-                             .scan = node.scan ? &scan_ : nullptr},
+                             .scan = node.scan ? &r_.words->on_device().scan : nullptr},
                             stream);
 }
 
@@ -245,40 +250,43 @@ void* StepLauncher::HostSum(int b, int contribution) const {
 
 // ---- Decision and update -------------------------------------------------------------------------------------------
 
-void StepLauncher::SetDecisionInput(const DecisionInput& input) { decision_input_ = input; }
-
-void StepLauncher::LaunchContribute(int64_t step) {
-  r_.update->Enqueue("Contribute", [this, step] {
-    ScanResult& exchange_scan = exchange_scans_[step % 2];
-    scan_.Merge(exchange_scan);
-    reduction_ = Contribute(decision_input_, scan_, r_.rank);
-    scan_ = ScanResult();
-    exchange_scan = ScanResult();
-    return absl::OkStatus();
-  });
+void StepLauncher::SetDecisionInput(const DecisionInput& input, int64_t step) {
+  decision_input_ = input;
+  StepOrder& order = r_.words->order();
+  order = MakeOrder(input, *r_.options, r_.rank, world_size_);
+  order.step = step;
 }
 
-void StepLauncher::LaunchJoin() {
-  r_.update->Enqueue("Join", [this]() -> absl::Status {
-    SHARDSTEP_ASSIGN_OR_RETURN(findings_, others_->Join(decision_input_, reduction_));
+absl::Status StepLauncher::LaunchJoin() {
+  auto* const stream = dynamic_cast<HostStream*>(r_.update);
+  if (stream == nullptr) return absl::UnimplementedError("a joint decision needs host streams");
+  stream->Enqueue("Join", [this]() -> absl::Status {
+    SHARDSTEP_ASSIGN_OR_RETURN(findings_, others_->Join(decision_input_, r_.words->on_device().reduction));
+    facts_ = FactsOf(findings_.scan, !findings_.refused.ok());
     return absl::OkStatus();
   });
+  return absl::OkStatus();
 }
 
-void StepLauncher::LaunchDecide(const StepPlan& plan, int64_t step) {
-  r_.update->Enqueue("Decide", [this, step, joined = plan.input.joins] {
-    if (!joined) findings_ = Find(reduction_, *r_.layout);
-    decision_ = Decide(decision_input_, findings_, *r_.options);
-    scalars_.apply = decision_.apply;
-    scalars_.scale = decision_.scale;
-    scalars_.applied_step = decision_.counters.applied_steps;
-    if (decision_.apply) {
-      scalars_.rules =
-          r_.groups->MakeScalars(decision_input_.arguments.learning_rate, decision_.counters.applied_steps);
-    }
-    if (decision_.apply) updating_step_ = step;
-    return absl::OkStatus();
-  });
+absl::StatusOr<Decision> StepLauncher::TakeDecision() const {
+  const StepReport& report = r_.words->report();
+  Decision decision =
+      Decide(decision_input_, others_ != nullptr ? findings_ : Find(report.reduction, *r_.layout), *r_.options);
+  const UpdateScalars& done = report.scalars;
+  if (done.apply == decision.apply && (!done.apply || (FloatBits(done.scale) == FloatBits(decision.scale) &&
+                                                       done.applied_step == decision.counters.applied_steps))) {
+    return decision;
+  }
+  return absl::InternalError(
+      absl::StrCat("step ", decision.counters.step, ": the streams ", done.apply ? "applied it" : "did not apply it",
+                   " with scale ", done.scale, " as number ", done.applied_step,
+                   ", which is not what its words say: ", decision.apply ? "apply it" : "skip it", " with scale ",
+                   decision.scale, " as number ", decision.counters.applied_steps));
+}
+
+bool StepLauncher::updating() const {
+  auto& applied = const_cast<int64_t&>(r_.words->report().applied_in_step);  // an atomic_ref takes no const
+  return std::atomic_ref(applied).load(std::memory_order_acquire) > ended_step_;
 }
 
 absl::Status StepLauncher::LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position,
@@ -301,7 +309,8 @@ absl::Status StepLauncher::LaunchUpdate(const StepPlan& plan, const StepNode& no
        .first_moment = state.first_moment,
        .second_moment = state.second_moment,
        .destinations = Outer().Destinations(node.bucket),
-       .scalars = &scalars_},
+       .scalars = &r_.words->on_device().scalars,
+       .rules = r_.words->rules()},
       stream);
 }
 

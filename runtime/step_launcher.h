@@ -7,17 +7,19 @@
 #include <vector>
 
 #include "shardstep/comm/communicator.h"
-#include "shardstep/comm/host_stream.h"
 #include "shardstep/comm/levels.h"
 #include "shardstep/comm/status.h"
+#include "shardstep/comm/stream.h"
 #include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/shard_state.h"
+#include "shardstep/runtime/compute_device.h"
 #include "shardstep/runtime/decision.h"
 #include "shardstep/runtime/host_contributions.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/other_optimizers.h"
 #include "shardstep/runtime/parameter_groups.h"
+#include "shardstep/runtime/step_memory.h"
 #include "shardstep/runtime/step_plan.h"
 
 namespace shardstep {
@@ -34,9 +36,11 @@ struct StepResources {
   Communicator* network = nullptr;  ///< nullptr with one level
   const HostMap* map = nullptr;     ///< without hosts when there is one level
   ShardKernels* kernels = nullptr;
-  HostStream* caller = nullptr;    ///< the trainer's stream: on a CPU its thread
-  HostStream* exchange = nullptr;  ///< used when the plan says so
-  HostStream* update = nullptr;
+  ComputeDevice* device = nullptr;
+  StepMemory* words = nullptr;
+  Stream* caller = nullptr;    ///< the trainer's stream: on a CPU its thread
+  Stream* exchange = nullptr;  ///< used when the plan says so
+  Stream* update = nullptr;
   BufferView gradients;  ///< where the caller writes: the host communicator's arena, or with local sums its own
   BufferView host_sums;  ///< HostSumBytes, where hosts send sums; else empty
 };
@@ -60,19 +64,20 @@ class StepLauncher {
   /// Enqueues `node` on `stream`.
   absl::Status Launch(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
 
-  /// What the next decision is made from; before its nodes are launched, between steps.
-  void SetDecisionInput(const DecisionInput& input);
-  /// Of the last step; once its update stream is done.
-  const Decision& decision() const { return decision_; }
+  /// What the next decision is made from; before its nodes are launched, between steps. `step` of a StepPosition.
+  void SetDecisionInput(const DecisionInput& input, int64_t step);
+  /// Of the last step; once its update stream is done. Internal when the streams have decided otherwise than the host
+  /// does by the same words.
+  absl::StatusOr<Decision> TakeDecision() const;
   /// An update is applied whose weights have not all left this rank, or not all come to it; any thread.
-  bool updating() const { return updating_step_ >= 0; }
+  bool updating() const;
   /// `step` of a StepPosition has ended on this rank; on the stream of its last node. One stream may be late in a step
   /// that another has begun to follow with the next.
-  void EndUpdating(int64_t step) { updating_step_.compare_exchange_strong(step, -1); }
+  void EndUpdating(int64_t step) { ended_step_ = step; }
   /// The latest exchange of bucket b among the ranks of the host, or -1.
   int64_t last_exchange(int b) const { return last_exchange_[b]; }
-  /// Takes over changes of the groups; between steps.
-  void TakeOverGroups();
+  /// Takes over changes of the groups; between steps, and once before the first.
+  absl::Status TakeOverGroups();
   /// For the kJoin nodes of plans to come; between steps. `others` must outlive the work on the streams.
   void SetOthers(OtherOptimizers* others) { others_ = others; }
 
@@ -108,9 +113,7 @@ class StepLauncher {
   absl::Status LaunchSumHost(const StepNode& node, const StepPosition& position, int64_t exchange, Stream& stream);
   absl::Status LaunchReduce(const StepPlan& plan, const StepNode& node, int64_t exchange, Stream& stream);
   absl::Status LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream);
-  void LaunchContribute(int64_t step);
-  void LaunchJoin();
-  void LaunchDecide(const StepPlan& plan, int64_t step);
+  absl::Status LaunchJoin();
   absl::Status LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
 
   absl::Span<const Slice> HostSlices(int b, int64_t exchange);
@@ -136,16 +139,13 @@ class StepLauncher {
   int64_t network_exchanges_ = 0;                               // with sums, since creation
   std::vector<int64_t> ring_slot_;                              // by bucket: of its latest exchange between hosts
 
-  // Written by work on the streams.
+  ScanResult* ExchangeScan(int64_t step) const { return &r_.words->on_device().exchange_scans[step % 2]; }
+
   DecisionInput decision_input_;
-  ScanResult scan_;  // of the update stream
-  /// Of the exchange stream, by step: it may begin the next step's before this one's is contributed.
-  std::array<ScanResult, 2> exchange_scans_;
-  SmallReduction reduction_;
+  // Of a joint decision; written by work on the update stream.
   Findings findings_;
-  Decision decision_;
-  UpdateScalars scalars_;
-  std::atomic<int64_t> updating_step_{-1};  // -1: none
+  StepFacts facts_;
+  std::atomic<int64_t> ended_step_{-1};
 };
 
 }  // namespace shardstep

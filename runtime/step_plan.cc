@@ -92,11 +92,8 @@ class PlanBuilder {
     StepNode& exchange = Add(StepOp::kExchange, separate ? StepStream::kExchange : StepStream::kCaller, b, k);
     // Local sums come from the same stream.
     exchange.waits_for_caller = separate && !plan_.gradients.local_sums;
-    if (plan_.two_levels) {
-      AddNetworkExchange(b, k);
-    } else {
-      AddRingWait(&exchange);
-    }
+    AddRingWait(traits_.host, &exchange);
+    if (plan_.two_levels) AddNetworkExchange(b, k);
   }
 
   // The host's gradients, or sums of them, leave for the owners on other hosts.
@@ -105,18 +102,18 @@ class PlanBuilder {
     if (plan_.input.sums_on_host) {
       StepNode& sum = Add(StepOp::kSumHost, StepStream::kExchange, b, k);
       sum.scan = plan_.input.look_for_non_finite && !plan_.gradients.local_sums;
-      AddRingWait(&sum);
+      AddRingWait(outer_, &sum);
     }
     StepNode& exchange = Add(StepOp::kExchange, StepStream::kExchange, b, k, Level::kNetwork);
-    if (!plan_.input.sums_on_host) AddRingWait(&exchange);
+    if (!plan_.input.sums_on_host) AddRingWait(outer_, &exchange);
   }
 
   // Transient slices land in a ring: the slot's last user must have been read. In the step before it was, because the
   // exchange stream has passed that step's publishing, which comes after its updates.
-  void AddRingWait(StepNode* node) {
-    if (outer_.slices_persist) return;
+  void AddRingWait(const CommunicatorTraits& level, StepNode* node) {
+    if (level.slices_persist) return;
     const int64_t exchanges = static_cast<int64_t>(releases_.size());
-    if (exchanges >= outer_.landing_buckets) node->waits.push_back(releases_[exchanges - outer_.landing_buckets]);
+    if (exchanges >= level.landing_buckets) node->waits.push_back(releases_[exchanges - level.landing_buckets]);
   }
 
   void AddReduce(int b, int64_t k) {

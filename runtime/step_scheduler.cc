@@ -30,8 +30,7 @@ StepScheduler::StepScheduler(const StepResources& resources)
   bucket_published_.assign(buckets, true);
   read_done_.resize(buckets);
   weights_done_.resize(buckets);
-  done_.resize(plan_.nodes.size());
-  BeginMicroStep();
+  BeginPlan();
 }
 
 // ---- The step, as it flows: gradients, micro-step, step, weights, record -------------------------------------------
@@ -81,30 +80,22 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
     return absl::FailedPreconditionError(
         absl::StrCat("Step: ", micro_step_, " of ", micro_steps, " micro-steps have ended"));
   }
-  SHARDSTEP_RETURN_IF_ERROR(ValidateArguments(arguments, *r_.options, r_.groups->groups(), micro_steps, world_size_));
+  SHARDSTEP_RETURN_IF_ERROR(CheckArguments(arguments));
   // Shards of the last step may still be on their way from here.
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "Step"));
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
 
-  DecisionInput input{.arguments = arguments, .counters = counters_, .micro_steps = micro_steps};
-  int64_t& micro_batches = input.arguments.micro_batches;
-  if (micro_batches == 0) micro_batches = micro_steps * world_size_;
-  if (last_contribution_ * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution_;
-  launcher_.SetDecisionInput(input);
+  Order(arguments, last_contribution_);
   if (others_ != nullptr) others_->StepCalled();
   step_begin_ns_ = SteadyNowNs();
   in_flight_ = true;
   const auto [first, last] = plan_.AfterGradients();
   SHARDSTEP_RETURN_IF_ERROR(Issue(first, last));
   // Updates end before the weights of the last one leave, on whichever stream.
-  StreamOf(plan_.nodes.back().stream).Enqueue("EndOfPublishing", [this, step = position_.step] {
+  StreamOf(plan_.nodes.back().stream).Call("EndOfPublishing", [this, step = position_.step] {
     launcher_.EndUpdating(step);
-    return absl::OkStatus();
   });
-  r_.update->Enqueue("EndOfStep", [this] {
-    step_end_ns_ = SteadyNowNs();
-    return absl::OkStatus();
-  });
+  r_.update->Call("EndOfStep", [this] { step_end_ns_ = SteadyNowNs(); });
   step_done_ = r_.update->Record();
 
   for (int b = 0; b < r_.layout->bucket_count(); ++b) bucket_published_[b] = !plan_.input.active[b];
@@ -112,6 +103,7 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
   ++step_number_;
   position_.first_exchange += plan_.exchanges();
   micro_step_ = 0;
+  captured_contribution_ = last_contribution_;
   last_contribution_ = -1;
   BeginMicroStep();
   return absl::OkStatus();
@@ -125,14 +117,10 @@ absl::Status StepScheduler::WeightsReady(int p) {
 
 absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
   if (!in_flight_) return absl::FailedPreconditionError("FinishStep: no step is in flight");
-  {
-    const CallerWait wait("FinishStep", step_number_ - 1, /*bucket=*/-1, tracer_, &exposed_ns_);
-    // The error, if any, is found and reported by Healthy.
-    r_.update->Synchronize(step_done_).IgnoreError();
-  }
-  SHARDSTEP_RETURN_IF_ERROR(Healthy());
+  if (capturing_) return absl::FailedPreconditionError("FinishStep: the step is being captured; call EndCapture");
+  SHARDSTEP_RETURN_IF_ERROR(AwaitStep());
   in_flight_ = false;
-  const Decision& decision = launcher_.decision();
+  SHARDSTEP_ASSIGN_OR_RETURN(const Decision decision, launcher_.TakeDecision());
   counters_ = decision.counters;
   SHARDSTEP_RETURN_IF_ERROR(decision.refused);
   StepRecord record = decision.record;
@@ -140,6 +128,101 @@ absl::StatusOr<StepRecord> StepScheduler::FinishStep() {
   record.exposed_ns = exposed_ns_;
   exposed_ns_ = 0;
   return record;
+}
+
+absl::Status StepScheduler::CheckArguments(const StepArguments& arguments) const {
+  return ValidateArguments(arguments, *r_.options, r_.groups->groups(), plan_.input.micro_steps, world_size_);
+}
+
+void StepScheduler::Order(const StepArguments& arguments, int64_t last_contribution) {
+  DecisionInput input{.arguments = arguments, .counters = counters_, .micro_steps = plan_.input.micro_steps};
+  int64_t& micro_batches = input.arguments.micro_batches;
+  if (micro_batches == 0) micro_batches = plan_.input.micro_steps * world_size_;
+  if (last_contribution * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution;
+  launcher_.SetDecisionInput(input, position_.step);
+}
+
+absl::Status StepScheduler::AwaitStep() {
+  const CallerWait wait("FinishStep", step_number_ - 1, /*bucket=*/-1, tracer_, &exposed_ns_);
+  // Errors, if any, are found and reported by Healthy.
+  if (replayed_) {
+    r_.caller->Synchronize(r_.caller->Record()).IgnoreError();
+    // The graph has told the step in which it was captured.
+    launcher_.EndUpdating(position_.step - 1);
+    replayed_ = false;
+  } else {
+    r_.update->Synchronize(step_done_).IgnoreError();
+  }
+  return Healthy();
+}
+
+// ---- Graphs --------------------------------------------------------------------------------------------------------
+
+absl::Status StepScheduler::BeginCapture() {
+  SHARDSTEP_RETURN_IF_ERROR(Settle("BeginCapture"));
+  SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("BeginCapture"));
+  const bool levels_capture =
+      !plan_.communicates() || (r_.host->traits().captures && (r_.network == nullptr || r_.network->traits().captures));
+  if (!r_.device->captures() || !levels_capture) {
+    return absl::UnimplementedError(absl::StrCat(
+        "BeginCapture: ", r_.device->captures() ? "a communicator" : "the device", " cannot be captured into a graph"));
+  }
+  if (others_ != nullptr || tracer_.traces()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("BeginCapture: ", tracer_.traces() ? "a trace is set" : "others take part in the decision"));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(SynchronizeAll());
+  SettleAll();
+  capturing_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status StepScheduler::EndCapture() {
+  if (!capturing_) return absl::FailedPreconditionError("EndCapture: call BeginCapture first");
+  if (!in_flight_) return absl::FailedPreconditionError("EndCapture: call Step first, inside the capture");
+  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "EndCapture"));
+  // Whatever has joined the capture must come back to the stream that began it.
+  for (Stream* stream : {r_.exchange, r_.update}) {
+    stream->Wait(r_.caller->Record());
+    r_.caller->Wait(stream->Record());
+  }
+  SettleAll();
+  captured_[plan_.input.micro_steps] = captured_contribution_;
+  capturing_ = false;
+  in_flight_ = false;
+  --step_number_;
+  return Healthy();
+}
+
+absl::Status StepScheduler::Replay(const StepArguments& arguments) {
+  SHARDSTEP_RETURN_IF_ERROR(Settle("Replay"));
+  SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("Replay"));
+  const auto captured = captured_.find(plan_.input.micro_steps);
+  if (capturing_ || captured == captured_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat("Replay: no step of ", plan_.input.micro_steps,
+                                                      " micro-steps was captured since groups last changed"));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(CheckArguments(arguments));
+  // The graph comes after all of the last step: the caller's stream has waited for its weights.
+  Order(arguments, captured->second);
+  step_begin_ns_ = SteadyNowNs();
+  in_flight_ = true;
+  replayed_ = true;
+  ++position_.step;
+  ++step_number_;
+  return absl::OkStatus();
+}
+
+absl::Status StepScheduler::SynchronizeAll() {
+  // Errors, if any, are found and reported by Healthy.
+  for (Stream* stream : {r_.caller, r_.exchange, r_.update}) stream->Synchronize(stream->Record()).IgnoreError();
+  return Healthy();
+}
+
+void StepScheduler::SettleAll() {
+  for (Stream* stream : {r_.caller, r_.exchange, r_.update}) r_.device->Settle(*stream);
+  r_.host->Settle();
+  if (r_.network != nullptr) r_.network->Settle();
 }
 
 // ---- The plan, node by node ----------------------------------------------------------------------------------------
@@ -156,11 +239,13 @@ bool ReadsGradients(const StepPlan& plan, const StepNode& node) {
 absl::Status StepScheduler::Issue(int first, int last) {
   for (int i = first; i < last; ++i) {
     const StepNode& node = plan_.nodes[i];
-    HostStream& stream = StreamOf(node.stream);
+    Stream& stream = StreamOf(node.stream);
     if (node.waits_for_caller) stream.Wait(r_.caller->Record());
     for (const int earlier : node.waits) stream.Wait(done_[earlier]);
     const auto launch = [&] { return launcher_.Launch(plan_, node, position_, stream); };
-    launch_error_.Update(Annotate(tracer_.Launch(node, step_number_, stream, launch), ToString(node)));
+    r_.device->BeginRange(names_[i].c_str());
+    launch_error_.Update(Annotate(tracer_.Launch(node, step_number_, stream, launch), names_[i]));
+    r_.device->EndRange();
     if (!launch_error_.ok()) return Healthy();
     done_[i] = stream.Record();
     if (ReadsGradients(plan_, node)) read_done_[node.bucket] = done_[i];
@@ -176,7 +261,7 @@ void StepScheduler::SetTrace(StepTrace* trace) {
   tracer_.Set(trace);
 }
 
-HostStream& StepScheduler::StreamOf(StepStream stream) const {
+Stream& StepScheduler::StreamOf(StepStream stream) const {
   switch (stream) {
     case StepStream::kCaller:
       return *r_.caller;
@@ -189,6 +274,13 @@ HostStream& StepScheduler::StreamOf(StepStream stream) const {
 }
 
 // ---- Gradients and weights of this rank ----------------------------------------------------------------------------
+
+void StepScheduler::BeginPlan() {
+  done_.assign(plan_.nodes.size(), Event());
+  names_.clear();
+  for (const StepNode& node : plan_.nodes) names_.push_back(ToString(node));
+  BeginMicroStep();
+}
 
 void StepScheduler::BeginMicroStep() {
   gradients_.assign(gradients_.size(), GradientState::kUnknown);
@@ -311,8 +403,7 @@ absl::Status StepScheduler::CheckBetweenSteps(absl::string_view call) {
 absl::Status StepScheduler::Replan(int64_t micro_steps) {
   SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("a change of the plan"));
   plan_ = MakePlan(r_, micro_steps, others_ != nullptr);
-  done_.assign(plan_.nodes.size(), Event());
-  BeginMicroStep();
+  BeginPlan();
   return absl::OkStatus();
 }
 
@@ -325,7 +416,8 @@ absl::Status StepScheduler::DecideWith(OtherOptimizers* others) {
 
 absl::Status StepScheduler::TakeOverGroups() {
   SHARDSTEP_RETURN_IF_ERROR(Settle("a change of groups"));
-  launcher_.TakeOverGroups();
+  captured_.clear();
+  SHARDSTEP_RETURN_IF_ERROR(launcher_.TakeOverGroups());
   return Replan(plan_.input.micro_steps);
 }
 

@@ -2,6 +2,8 @@
 #define SHARDSTEP_RUNTIME_STEP_SCHEDULER_H_
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "shardstep/comm/communicator.h"
@@ -41,6 +43,11 @@ class StepScheduler {
   /// Collective, between steps: what owners have written into their shards of `buckets` becomes every rank's weights.
   absl::Status ShareWeights(absl::Span<const int> buckets);
 
+  /// See sharded_optimizer.h.
+  absl::Status BeginCapture();
+  absl::Status EndCapture();
+  absl::Status Replay(const StepArguments& arguments);
+
   const StepPlan& plan() const { return plan_; }
   /// As of the last finished step, or as restored.
   const StepCounters& counters() const { return counters_; }
@@ -71,6 +78,7 @@ class StepScheduler {
   bool BetweenSteps() const;
   absl::Status CheckParameter(int p, absl::string_view call) const;
   absl::Status CheckTrained(int p, absl::string_view call) const;
+  void BeginPlan();
   void BeginMicroStep();
   absl::Status AwaitWritable(int p, const char* call);
   absl::Status MarkReady(int p);
@@ -80,7 +88,13 @@ class StepScheduler {
   absl::Status AwaitPublished(int b, const char* call);
 
   absl::Status Issue(int first, int last);
-  HostStream& StreamOf(StepStream stream) const;
+  absl::Status CheckArguments(const StepArguments& arguments) const;
+  /// Gives the streams the words of the step; `last_contribution` of it.
+  void Order(const StepArguments& arguments, int64_t last_contribution);
+  absl::Status AwaitStep();
+  absl::Status SynchronizeAll();
+  void SettleAll();
+  Stream& StreamOf(StepStream stream) const;
 
   const StepResources r_;
   const int world_size_;
@@ -105,6 +119,13 @@ class StepScheduler {
   std::vector<Event> read_done_;          // by bucket: this rank's kernels have read its latest gradients
   std::vector<Event> weights_done_;       // by bucket: this rank has updated its shard
   Event step_done_;
+  std::vector<std::string> names_;  // by node, for profilers
+
+  /// The step in flight was not issued but is launched by the caller, as a graph.
+  bool replayed_ = false;
+  bool capturing_ = false;
+  int64_t captured_contribution_ = -1;   // last_contribution_ of the latest Step
+  std::map<int64_t, int64_t> captured_;  // by micro-steps of a plan that was captured: its last_contribution_
 
   int64_t step_begin_ns_ = 0;
   int64_t step_end_ns_ = 0;  // written on the update stream

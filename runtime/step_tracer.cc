@@ -16,7 +16,7 @@ int64_t SteadyNowNs() {
       .count();
 }
 
-absl::Status StepTracer::Launch(const StepNode& node, int64_t step, HostStream& stream,
+absl::Status StepTracer::Launch(const StepNode& node, int64_t step, Stream& stream,
                                 absl::FunctionRef<absl::Status()> launch) const {
   if (trace_ == nullptr) return launch();
   // Of this launch alone: nodes of the next step are launched while this one's run.
@@ -26,15 +26,11 @@ absl::Status StepTracer::Launch(const StepNode& node, int64_t step, HostStream& 
                                                           .step = step,
                                                           .bucket = node.bucket,
                                                           .micro_step = node.micro_step});
-  stream.Enqueue("BeginOfSpan", [span] {
-    span->begin_ns = SteadyNowNs();
-    return absl::OkStatus();
-  });
+  stream.Call("BeginOfSpan", [span] { span->begin_ns = SteadyNowNs(); });
   SHARDSTEP_RETURN_IF_ERROR(launch());
-  stream.Enqueue("EndOfSpan", [span, trace = trace_] {
+  stream.Call("EndOfSpan", [span, trace = trace_] {
     span->end_ns = SteadyNowNs();
     trace->Add(*span);
-    return absl::OkStatus();
   });
   return absl::OkStatus();
 }

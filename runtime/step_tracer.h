@@ -17,11 +17,12 @@ int64_t SteadyNowNs();
 /// Makes spans of what the scheduler does, for a StepTrace. One thread, the caller's.
 class StepTracer {
  public:
+  bool traces() const { return trace_ != nullptr; }
   /// What is launched from now on is told to `trace`, which outlives its work on the streams; nullptr: to nobody.
   void Set(StepTrace* trace) { trace_ = trace; }
 
   /// Calls `launch`, which enqueues the work of `node` on `stream`, and has the stream note when that work ran.
-  absl::Status Launch(const StepNode& node, int64_t step, HostStream& stream,
+  absl::Status Launch(const StepNode& node, int64_t step, Stream& stream,
                       absl::FunctionRef<absl::Status()> launch) const;
   /// The caller has waited for as long as `wait` says.
   void Add(const TraceSpan& wait) const;

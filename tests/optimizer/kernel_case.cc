@@ -190,11 +190,8 @@ KernelCase::KernelCase(const KernelCaseOptions& o) : options(o), segments(Segmen
   remainder.resize(elements);
   for (uint16_t& value : remainder) value = static_cast<uint16_t>(random());
   for (int d = 0; d < o.destinations; ++d) weights.push_back(Array(elements, o.weight_dtype, o.values, random));
-  scalars = {.apply = true,
-             .scale = 0.37f,
-             .seed = 0x0123456789abcdef,
-             .applied_step = (int64_t{1} << 33) + 5,
-             .rules = SomeScalars(o)};
+  scalars = {.apply = true, .scale = 0.37f, .seed = 0x0123456789abcdef, .applied_step = (int64_t{1} << 33) + 5};
+  rules = SomeScalars(o);
 }
 
 SumArgs KernelCase::Sum() {
@@ -247,7 +244,8 @@ UpdateArgs KernelCase::Update() {
           .first_moment = options.kind.has_first_moment() ? first_moment.data() + shift : nullptr,
           .second_moment = options.kind.has_second_moment() ? second_moment.data() + shift : nullptr,
           .destinations = destinations_,
-          .scalars = &scalars};
+          .scalars = &scalars,
+          .rules = rules};
 }
 
 ::testing::AssertionResult SameResults(const KernelCase& a, const KernelCase& b) {

@@ -77,6 +77,7 @@ class KernelCase {
   std::vector<uint16_t> remainder;
   std::vector<TypedArray> weights;  ///< one per destination
   UpdateScalars scalars;
+  std::vector<RuleScalars> rules;
   ScanResult scan;
 
  private:

@@ -269,8 +269,7 @@ void OracleUpdate(KernelCase* work) {
       const float g = Summing(args.sum, i, element).sums().s * args.scalars->scale;
       float w = ReadMaster(args, i);
       float none = 0;
-      Rule1(args.kind, args.scalars->rules[segment.scalars], g, &w,
-            args.first_moment == nullptr ? &none : args.first_moment + i,
+      Rule1(args.kind, args.rules[segment.scalars], g, &w, args.first_moment == nullptr ? &none : args.first_moment + i,
             args.second_moment == nullptr ? &none : args.second_moment + i);
       WriteMaster(args, i, element, w);
     }

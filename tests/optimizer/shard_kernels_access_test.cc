@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "kernel_case.h"
-#include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/shard_kernels.h"
+#include "tested_kernels.h"
 
 namespace shardstep {
 namespace {
@@ -145,7 +145,7 @@ class GuardedCase {
 };
 
 class AccessTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Targets, AccessTest, ::testing::ValuesIn(RunnableTargets()),
+INSTANTIATE_TEST_SUITE_P(Targets, AccessTest, ::testing::ValuesIn(TestedKernels::Names()),
                          [](const auto& target) { return target.param; });
 
 struct Outcome {
@@ -163,12 +163,13 @@ Outcome RunReduce(const std::string& target, const KernelCaseOptions& options, s
   args.rounded_out = guarded.Guard(args.rounded_out);
   const std::vector<MemoryAccess> accesses = Accesses(args);
   guarded.Protect(accesses, poison);
-  InlineStream stream;
-  EXPECT_TRUE((*CreateCpuShardKernels(2, target))->Reduce(args, stream).ok());
+  EXPECT_TRUE(TestedKernels::Create(target, 2)->Reduce(args).ok());
   return {.contents = guarded.CheckAndTake(accesses), .squared_norm = start.scan.squared_norm.Round()};
 }
 
-Outcome RunUpdate(const std::string& target, const KernelCaseOptions& options, std::byte poison) {
+Outcome RunUpdate(const std::string& target, KernelCaseOptions options, std::byte poison) {
+  const std::unique_ptr<TestedKernels> tested = TestedKernels::Create(target, 2);
+  options.destinations = std::min(options.destinations, tested->max_destinations());
   KernelCase start(options);
   GuardedCase guarded(&start);
   UpdateArgs args = start.Update();
@@ -180,8 +181,7 @@ Outcome RunUpdate(const std::string& target, const KernelCaseOptions& options, s
   args.destinations = guarded.GuardDestinations(args.destinations, args.weight_dtype);
   const std::vector<MemoryAccess> accesses = Accesses(args);
   guarded.Protect(accesses, poison);
-  InlineStream stream;
-  EXPECT_TRUE((*CreateCpuShardKernels(2, target))->Update(args, stream).ok());
+  EXPECT_TRUE(tested->Update(args).ok());
   return {.contents = guarded.CheckAndTake(accesses)};
 }
 
@@ -237,7 +237,7 @@ struct Traffic {
 Traffic TrafficOf(const std::vector<MemoryAccess>& accesses, const KernelCase& work) {
   Traffic traffic;
   for (const MemoryAccess& access : accesses) {
-    if (access.begin == &work.scan || access.begin == &work.scalars || access.begin == work.scalars.rules.data()) {
+    if (access.begin == &work.scan || access.begin == &work.scalars || access.begin == work.rules.data()) {
       continue;
     }
     (access.write ? traffic.written_bytes : traffic.read_bytes) += access.size_bytes;
@@ -278,7 +278,7 @@ TEST(AccessesTest, UpdateListsWhatItsKindKeeps) {
       return std::ranges::count_if(accesses, [&](const auto& a) { return a.begin == what && !a.write; });
     };
     EXPECT_EQ(reads(&work.scalars), 1);
-    EXPECT_EQ(reads(work.scalars.rules.data()), 1);
+    EXPECT_EQ(reads(work.rules.data()), 1);
   }
 }
 

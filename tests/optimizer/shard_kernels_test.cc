@@ -182,7 +182,7 @@ TEST_P(EveryTargetTest, RoundsEveryUpperHalfOfFp32ToBf16) {
       }
       actual.first_moment.assign(1 << 16, 0.0f);
       actual.second_moment.assign(1 << 16, 1.0f);
-      actual.scalars.rules[0].adamw.lr_weight_decay = 0;
+      actual.rules[0].adamw.lr_weight_decay = 0;
       InlineStream stream;
       ASSERT_TRUE(kernels->Update(actual.Update(), stream).ok());
       for (uint32_t high = 0; high < 1 << 16; ++high) {
@@ -304,6 +304,7 @@ class OtherStream : public Stream {
   void Wait(const Event&) override {}
   absl::Status Synchronize(const Event&) override { return absl::OkStatus(); }
   absl::Status status() const override { return absl::OkStatus(); }
+  void Call(absl::string_view, std::function<void()>) override {}
 };
 
 TEST(ShardKernelsTest, RefusesWhatItCannotRun) {
@@ -331,7 +332,7 @@ TEST(ShardKernelsTest, RefusesWhatItCannotRun) {
   EXPECT_THAT(message(kernels->Zero({.gradient = {nullptr, 4}}, stream)), HasSubstr("gradient"));
   EXPECT_THAT(message(kernels->Copy({.from = nullptr, .to = &work, .size_bytes = 4}, stream)), HasSubstr("from"));
   EXPECT_TRUE(stream.status().ok());
-  work.scalars.rules.clear();
+  work.rules.clear();
   EXPECT_TRUE(kernels->Update(work.Update(), stream).ok());
   EXPECT_EQ(stream.status().code(), absl::StatusCode::kInternal);
 }

@@ -37,6 +37,7 @@ KernelCase ShardOf(const KernelCase& whole, int64_t begin, int64_t end) {
   }
   std::copy_n(whole.weights[0].bf16.begin() + begin, end - begin, shard.weights[0].bf16.begin());
   shard.scalars = whole.scalars;
+  shard.rules = whole.rules;
   return shard;
 }
 
@@ -61,7 +62,7 @@ KernelCase PartOfTheWay(float weight, double part, int64_t elements) {
   for (Bf16& gradient : work.gradients[0].bf16) gradient = ToBf16(1.0f);
   for (Bf16& w : work.weights[0].bf16) w = ToBf16(weight);
   work.scalars.scale = 1;
-  work.scalars.rules[0].sgd = {.learning_rate = static_cast<float>(part * spacing)};
+  work.rules[0].sgd = {.learning_rate = static_cast<float>(part * spacing)};
   return work;
 }
 

@@ -35,8 +35,8 @@ void TrainedParameter::Step(int step, double learning_rate, float scale, const s
   const Segment segment = {.elements = static_cast<int64_t>(master.size())};
   const Slice slice = {.data = gradients.data()};
   void* const destination = weights.data();
-  scalars_ = {
-      .apply = true, .scale = scale, .applied_step = step, .rules = {MakeRuleScalars(group_, learning_rate, step)}};
+  const UpdateScalars scalars = {.apply = true, .scale = scale, .applied_step = step};
+  rule_ = MakeRuleScalars(group_, learning_rate, step);
   UpdateReference({.kind = group_.kind(),
                    .segments = absl::MakeConstSpan(&segment, 1),
                    .sum = {.slices = absl::MakeConstSpan(&slice, 1)},
@@ -44,7 +44,8 @@ void TrainedParameter::Step(int step, double learning_rate, float scale, const s
                    .first_moment = group_.kind().has_first_moment() ? first_moment.data() : nullptr,
                    .second_moment = group_.kind().has_second_moment() ? second_moment.data() : nullptr,
                    .destinations = absl::MakeConstSpan(&destination, 1),
-                   .scalars = &scalars_});
+                   .scalars = &scalars,
+                   .rules = absl::MakeConstSpan(&rule_, 1)});
 }
 
 WorstUlps CompareThousandSteps(const GroupOptions& group, double learning_rate, uint32_t seed,

@@ -18,13 +18,13 @@ class TrainedParameter {
   /// Step `step` counts from 1.
   void Step(int step, double learning_rate, float scale, const std::vector<Bf16>& gradients);
 
-  const UpdateScalars& scalars() const { return scalars_; }
+  const RuleScalars& rule() const { return rule_; }
   std::vector<float> master, first_moment, second_moment;
   std::vector<Bf16> weights;
 
  private:
   GroupOptions group_;
-  UpdateScalars scalars_;
+  RuleScalars rule_;
 };
 
 /// Of signed values, which cross zero, in units of the largest magnitude they have had.

@@ -30,7 +30,7 @@ class BoundBuffersTest : public ::testing::Test {
                                       {.name = "v", .shape = {1000}}},
                                      {})),
         arena_(4096),
-        buffers_(&layout_, {{arena_.data(), 4096}}) {}
+        buffers_(&layout_, &HostMemory(), {{arena_.data(), 4096}}) {}
 
   BufferView Bytes(int64_t offset, int64_t size_bytes) { return {memory_.data() + offset, size_bytes}; }
   std::string Refusal(What what, int p, BufferView buffer) {

@@ -41,8 +41,35 @@ ScanResult Scan(double squared_norm, float max_abs = 1) {
   return scan;
 }
 
+// As a rank's streams make it.
+SmallReduction Contribute(const DecisionInput& input, const ScanResult& scan, int rank) {
+  const StepOrder order = MakeOrder(input, {}, rank, 1);
+  ScanResult update_scan = scan;
+  ScanResult exchange_scan;
+  SmallReduction reduction;
+  ContributeScans({.order = &order, .scan = &update_scan, .exchange_scan = &exchange_scan, .reduction = &reduction});
+  return reduction;
+}
+
+// The host's decision, which must be what the streams decide by the same words.
+Decision DecideBoth(const DecisionInput& input, const SmallReduction& reduction, const ShardLayout& layout,
+                    const OptimizerOptions& options) {
+  const StepOrder order = MakeOrder(input, options, 0, layout.world_size());
+  UpdateScalars scalars;
+  StepReport report;
+  DecideStep({.order = &order, .reduction = &reduction, .scalars = &scalars, .report = &report});
+  const Decision decision = Decide(input, Find(reduction, layout), options);
+  EXPECT_EQ(report.reduction, reduction);
+  EXPECT_EQ(scalars.apply, decision.apply);
+  EXPECT_EQ(scalars.applied_step, decision.counters.applied_steps);
+  if (decision.apply) {
+    EXPECT_EQ(FloatBits(scalars.scale), FloatBits(decision.scale));
+  }
+  return decision;
+}
+
 Decision DecideAlone(const DecisionInput& input, const ScanResult& scan, const OptimizerOptions& options = {}) {
-  return Decide(input, Find(Contribute(input, scan, 0), TwoParameters(1)), options);
+  return DecideBoth(input, Contribute(input, scan, 0), TwoParameters(1), options);
 }
 
 // C2: norm 0 and norm at the limit give finite scales; the formula is min(1, limit / (norm + 1e-6)).
@@ -90,7 +117,7 @@ TEST(Decision, DisagreementNamesBothRanksAndTheField) {
     const DecisionInput input = Input({.learning_rate = 0.1, .micro_batches = 3});
     const SmallReduction all =
         Reduce({Contribute(input, Scan(1), 0), Contribute(input, Scan(1), 1), Contribute(other, Scan(1), 2)});
-    return Decide(input, Find(all, layout), {});
+    return DecideBoth(input, all, layout, {});
   };
   const DecisionInput same = Input({.learning_rate = 0.1, .micro_batches = 3});
   EXPECT_TRUE(decide(same).refused.ok());
@@ -114,6 +141,15 @@ TEST(Decision, DisagreementNamesBothRanksAndTheField) {
   other = same;
   other.misplaced_micro_step = 4;
   EXPECT_THAT(std::string(decide(other).refused.message()), HasSubstr("rank 2 marked gradients ready in micro-step 4"));
+}
+
+// A reduction that was cut off half-way decides nothing.
+TEST(Decision, WordsOfTooFewRanksAreRefused) {
+  const DecisionInput input = Input({.learning_rate = 0.1, .micro_batches = 3});
+  const SmallReduction two = Reduce({Contribute(input, Scan(1), 0), Contribute(input, Scan(1), 1)});
+  const Decision decision = DecideBoth(input, two, TwoParameters(3), {});
+  EXPECT_FALSE(decision.apply);
+  EXPECT_THAT(std::string(decision.refused.message()), HasSubstr("2 of 3 ranks"));
 }
 
 // C6: skips are counted, and an error after max_consecutive_skips of them; applied steps do not advance.

@@ -152,6 +152,7 @@ class RecordedRank {
         others_(&layout_),
         host_(job->MakeHost(rank)),
         network_(job->MakeNetwork(rank)),
+        words_(*StepMemory::Create(HostMemory())),
         state_(*ShardState::Create(layout_, {.accumulator = true, .group_accumulator = true})) {
     if (job->local_sums()) own_gradients_.resize(layout_.gradient_arena_bytes());
     if (network_ != nullptr) {
@@ -168,11 +169,14 @@ class RecordedRank {
                                                                .network = network_.get(),
                                                                .map = &map_,
                                                                .kernels = &kernels_,
+                                                               .device = device_.get(),
+                                                               .words = &words_,
                                                                .caller = &caller_,
                                                                .exchange = &exchange_,
                                                                .update = &update_,
                                                                .gradients = gradients_,
                                                                .host_sums = View(host_sums_)});
+    EXPECT_TRUE(scheduler_->TakeOverGroups().ok());
     if (job->job_case().traced) scheduler_->SetTrace(&trace_);
     if (job->job_case().joins) {
       EXPECT_TRUE(scheduler_->DecideWith(&others_).ok());
@@ -230,6 +234,8 @@ class RecordedRank {
   RecordedOthers others_;
   IgnoredTrace trace_;
   std::unique_ptr<RecorderCommunicator> host_, network_;
+  const std::unique_ptr<ComputeDevice> device_ = CreateHostDevice();
+  StepMemory words_;
   ShardState state_;
   std::vector<std::byte> own_gradients_, host_sums_;
   BufferView gradients_;

@@ -70,10 +70,9 @@ class Judge {
     std::vector<Slice> slices;
     for (int r = 0; r < ranks_; ++r) slices.push_back({.data = gradients_[r].data(), .rank = r});
     const Segment segment = {.elements = static_cast<int64_t>(weights_.size())};
-    const UpdateScalars scalars = {.apply = true,
-                                   .scale = static_cast<float>(ClipFactor() / ranks_),
-                                   .applied_step = ++step_,
-                                   .rules = {MakeRuleScalars(options_.optimizer.groups[0], kBenchLearningRate, step_)}};
+    const UpdateScalars scalars = {
+        .apply = true, .scale = static_cast<float>(ClipFactor() / ranks_), .applied_step = ++step_};
+    const RuleScalars rule = MakeRuleScalars(options_.optimizer.groups[0], kBenchLearningRate, step_);
     void* const destination = weights_.data();
     UpdateReference({.kind = kind,
                      .segments = absl::MakeConstSpan(&segment, 1),
@@ -83,7 +82,8 @@ class Judge {
                      .first_moment = first_moment_.data(),
                      .second_moment = kind.has_second_moment() ? second_moment_.data() : nullptr,
                      .destinations = absl::MakeConstSpan(&destination, 1),
-                     .scalars = &scalars});
+                     .scalars = &scalars,
+                     .rules = absl::MakeConstSpan(&rule, 1)});
   }
 
   double ClipFactor() const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/optimizer/decision_formula.h"
 #include "shardstep/runtime/bucket_extents.h"
 #include "shardstep/runtime/step_scheduler.h"
 #include "shardstep/tests/runtime/step_recorder.h"
@@ -126,6 +127,7 @@ class CountingKernels : public ShardKernels {
   absl::Status Update(const UpdateArgs& args, Stream&) override {
     UpdateArgs without_scalars = args;
     without_scalars.scalars = nullptr;
+    without_scalars.rules = {};
     moved.update_bytes += Bytes(Accesses(without_scalars));
     return absl::OkStatus();
   }
@@ -137,6 +139,16 @@ class CountingKernels : public ShardKernels {
     moved.update_bytes += Bytes(Accesses(args));
     return absl::OkStatus();
   }
+  // A few words, which count for nothing.
+  absl::Status Contribute(const ContributeWords& words, Stream&) override {
+    ContributeScans(words);
+    return absl::OkStatus();
+  }
+  absl::Status Decide(const DecideWords& words, Stream&) override {
+    DecideStep(words);
+    return absl::OkStatus();
+  }
+  absl::Status SetSegments(absl::Span<const absl::Span<const Segment>>) override { return absl::OkStatus(); }
 
   Moved moved;
 
@@ -170,6 +182,8 @@ Moved StepOf(const StepCase& step, const ShardLayout& layout, RecorderGroup* hos
   RecorderStream caller(&recording, 0, "caller"), exchange(&recording, 1, "exchange"), update(&recording, 2, "update");
   RecorderCommunicator communicator(&recording, host, rank, HostExtents(layout, one_host, /*local_sums=*/false));
   const ShardState state = *ShardState::Create(layout, {.accumulator = true});
+  const std::unique_ptr<ComputeDevice> device = CreateHostDevice();
+  StepMemory words = *StepMemory::Create(HostMemory());
   CountingKernels kernels;
   StepScheduler scheduler({.options = &options,
                            .groups = &groups,
@@ -179,10 +193,13 @@ Moved StepOf(const StepCase& step, const ShardLayout& layout, RecorderGroup* hos
                            .host = &communicator,
                            .map = &one_host,
                            .kernels = &kernels,
+                           .device = device.get(),
+                           .words = &words,
                            .caller = &caller,
                            .exchange = &exchange,
                            .update = &update,
                            .gradients = communicator.gradients()});
+  EXPECT_TRUE(scheduler.TakeOverGroups().ok());
   for (int count = 0; count < 2; ++count) {
     kernels.moved = {};
     for (int64_t k = 0; k < step.micro_steps; ++k) {

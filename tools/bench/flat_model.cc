@@ -143,7 +143,7 @@ void FlatModel::BeginStep() {
   ++scalars_.applied_step;
   scalars_.apply = true;
   scalars_.scale = static_cast<float>(1.0 / ranks_);
-  scalars_.rules = {MakeRuleScalars(group_, kBenchLearningRate, scalars_.applied_step)};
+  rules_ = {MakeRuleScalars(group_, kBenchLearningRate, scalars_.applied_step)};
 }
 
 void FlatModel::Clip(double max_norm, double squared_norm) {
@@ -167,7 +167,8 @@ absl::Status FlatModel::Update(const FlatRun& run, const SumArgs& sum) {
                                               .first_moment = At<float>(first_moment_, run.state_begin_element),
                                               .second_moment = At<float>(second_moment_, run.state_begin_element),
                                               .destinations = absl::MakeConstSpan(&destination, 1),
-                                              .scalars = &scalars_},
+                                              .scalars = &scalars_,
+                                              .rules = rules_},
                                              stream_));
   return stream_.status();
 }

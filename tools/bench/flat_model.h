@@ -88,6 +88,7 @@ class FlatModel {
   std::unique_ptr<ShardKernels> kernels_;
   InlineStream stream_;
   UpdateScalars scalars_;
+  std::vector<RuleScalars> rules_;
 };
 
 }  // namespace shardstep

@@ -34,7 +34,7 @@ class Arrays {
     SHARDSTEP_RETURN_IF_ERROR(arrays->MakeState());
     arrays->scalars.apply = true;
     arrays->scalars.scale = 1.0f / static_cast<float>(ranks);
-    arrays->scalars.rules = {MakeRuleScalars(options.optimizer.groups[0], kBenchLearningRate, 1)};
+    arrays->rules = {MakeRuleScalars(options.optimizer.groups[0], kBenchLearningRate, 1)};
     return arrays;
   }
 
@@ -63,6 +63,7 @@ class Arrays {
   uint16_t* weights = nullptr;
   std::vector<void*> destinations;
   UpdateScalars scalars;
+  std::vector<RuleScalars> rules;
   ScanResult scan;
 
  private:
@@ -127,7 +128,8 @@ KernelCase UpdateCase(const char* name, Arrays& arrays, bool from_sum) {
                  .first_moment = arrays.first_moment,
                  .second_moment = arrays.second_moment,
                  .destinations = arrays.destinations,
-                 .scalars = &arrays.scalars},
+                 .scalars = &arrays.scalars,
+                 .rules = arrays.rules},
                 stream);
           }};
 }
