@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "shardstep/comm/bf16.h"
 #include "shardstep/comm/cuda/cuda_api.h"
 #include "shardstep/comm/small_reduction.h"
 #include "shardstep/optimizer/step_words.h"
@@ -55,6 +56,10 @@ struct CudaSumSchedule {
   bool bf16 = true;
   CudaAddition additions[kMaxAdditions];
 };
+
+/// See nonfinite_element.h.
+SHARDSTEP_HOST_DEVICE inline int32_t AdditionCount(const CudaSumSchedule& sum) { return sum.additions_count; }
+SHARDSTEP_HOST_DEVICE inline bool IsFp32(const CudaAddition& addition) { return addition.fp32; }
 
 struct CudaReduce {
   CudaSegments segments;

@@ -30,6 +30,10 @@ struct SumSchedule {
   std::vector<Addition> additions;
 };
 
+/// See nonfinite_element.h.
+inline int32_t AdditionCount(const SumSchedule& schedule) { return static_cast<int32_t>(schedule.additions.size()); }
+inline bool IsFp32(const Addition& addition) { return addition.dtype == DType::kFp32; }
+
 SumSchedule MakeSumSchedule(const SumArgs& sum);
 
 }  // namespace shardstep

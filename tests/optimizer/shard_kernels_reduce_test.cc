@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernel_case.h"
-#include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/shard_kernels.h"
+#include "tested_kernels.h"
 
 namespace shardstep {
 namespace {
@@ -18,16 +18,15 @@ constexpr uint16_t kNan = 0x7fc0;
 constexpr uint16_t kHuge = 0x7f7f;  // the largest finite bf16
 
 class ReduceTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Targets, ReduceTest, ::testing::ValuesIn(RunnableTargets()),
+INSTANTIATE_TEST_SUITE_P(Targets, ReduceTest, ::testing::ValuesIn(TestedKernels::Names()),
                          [](const auto& target) { return target.param; });
 
 // A scan of `start` by the target under test, after the reference has agreed.
 ScanResult Scan(const std::string& target, const KernelCase& start, bool take_norm = true) {
   KernelCase expected = start;
   KernelCase actual = start;
-  InlineStream stream;
   ReduceReference(expected.Reduce(take_norm));
-  EXPECT_TRUE(KernelsOf(target)->Reduce(actual.Reduce(take_norm), stream).ok());
+  EXPECT_TRUE(TestedKernels::Create(target)->Reduce(actual.Reduce(take_norm)).ok());
   EXPECT_TRUE(SameResults(actual, expected));
   return actual.scan;
 }
@@ -196,9 +195,8 @@ TEST_P(ReduceTest, TakesEverySubsetOfOutputs) {
         const KernelCase start({.sizes = {1100}, .accumulator = use, .rounds = rounds});
         KernelCase expected = start;
         KernelCase actual = start;
-        InlineStream stream;
         ReduceReference(expected.Reduce(with_scan, with_scan));
-        ASSERT_TRUE(KernelsOf(GetParam())->Reduce(actual.Reduce(with_scan, with_scan), stream).ok());
+        ASSERT_TRUE(TestedKernels::Create(GetParam())->Reduce(actual.Reduce(with_scan, with_scan)).ok());
         EXPECT_TRUE(SameResults(actual, expected));
         EXPECT_EQ(actual.rounded_out[0] == Bf16{0x4321}, !rounds);
         EXPECT_EQ(actual.scan.max_abs_bits == 0, !with_scan);

@@ -1,0 +1,9 @@
+#include "shardstep/optimizer/cuda_update.cuh"
+
+namespace shardstep::cuda {
+
+int LaunchAdamW(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
+  return LaunchUpdate<AdamWRule>(args, sum, stream);
+}
+
+}  // namespace shardstep::cuda
