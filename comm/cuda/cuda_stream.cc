@@ -1,5 +1,6 @@
 #include "shardstep/comm/cuda/cuda_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace shardstep {
@@ -105,7 +106,9 @@ absl::Status CudaStream::Synchronize(const Event& event) {
 
 absl::Status CudaStream::status() const {
   MutexLock lock(&mutex_);
-  return status_;
+  absl::Status status = status_;
+  for (size_t i = 0; i < failures_.size() && status.ok(); ++i) status = failures_[i]->status();
+  return status;
 }
 
 void CudaStream::Call(absl::string_view name, std::function<void()> function) {
@@ -144,6 +147,13 @@ void CudaStream::Fail(const absl::Status& status) {
   if (!status_.ok()) return;
   status_ = status;
   failed_ = true;
+}
+
+void CudaStream::FailsWith(std::shared_ptr<const StreamFailure> failure) {
+  MutexLock lock(&mutex_);
+  if (std::find(failures_.begin(), failures_.end(), failure) == failures_.end()) {
+    failures_.push_back(std::move(failure));
+  }
 }
 
 void CudaStream::Settle() {

@@ -26,6 +26,14 @@ absl::Status CudaStatus(CudaApi& api, int error, absl::string_view what);
 /// Makes `device` current on the calling thread.
 absl::Status MakeCurrent(const CudaDeviceRef& device);
 
+/// Why what is on some streams is not to be relied upon: of somebody whose work they carry. Threads: any.
+class StreamFailure {
+ public:
+  virtual ~StreamFailure() = default;
+  /// OK until then, and the same error ever after.
+  virtual absl::Status status() const = 0;
+};
+
 /// A CUDA stream, owned or the caller's. Nothing blocks the host but Synchronize, and the destructor after a Call.
 ///
 /// Events come from a ring made at creation. A ticket that is older than the ring waits for a later one of the same
@@ -66,6 +74,9 @@ class CudaStream : public Stream {
   absl::Status Enqueue(absl::string_view what, const std::function<int(CudaStreamHandle)>& enqueue);
   /// The first error wins. Any thread.
   void Fail(const absl::Status& status);
+  /// From now on an error of `failure` is this stream's too, unless it has one of its own; so neither needs to know
+  /// whether the other is still there. What is enqueued goes on, functions of Call included. Once per failure is enough.
+  void FailsWith(std::shared_ptr<const StreamFailure> failure);
   /// See above.
   void Settle();
   /// Whether `event` of this stream is reached; does not wait. Never yes too early, and yes once the stream has failed.
@@ -101,6 +112,7 @@ class CudaStream : public Stream {
   int64_t recorded_ ABSL_GUARDED_BY(mutex_) = 0;  ///< the ticket of the last Record
   int64_t settled_ ABSL_GUARDED_BY(mutex_) = 0;   ///< tickets up to this one count as reached
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<const StreamFailure>> failures_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::unique_ptr<Callback>> callbacks_;  ///< of whoever enqueues
 };
 

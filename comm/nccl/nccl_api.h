@@ -23,7 +23,8 @@ using NcclId = std::array<char, 128>;
 class NcclApi {
  public:
   static constexpr int kSuccess = 0;
-  static constexpr int kInProgress = 7;  // ncclInProgress
+  static constexpr int kRemoteError = 6;  // ncclRemoteError
+  static constexpr int kInProgress = 7;   // ncclInProgress
 
   virtual ~NcclApi() = default;
   /// "2.28.9".
@@ -63,9 +64,10 @@ class NcclApi {
                            CudaStreamHandle stream) = 0;
 };
 
-/// NCCL of this machine: `path`, or if empty libnccl.so.2 as the loader finds it. NotFound, naming what was tried;
-/// FailedPrecondition when it is too old (before 2.14: no non-blocking communicators). Never unloaded.
-absl::StatusOr<NcclApi*> LoadNccl(const std::string& path);
+/// NCCL of this machine: `path`, or if empty libnccl.so.2 as the loader finds it. NotFound, naming what was tried and
+/// why it cannot be loaded; FailedPrecondition when it is too old (before 2.14: no non-blocking communicators) or is no
+/// NCCL. Everything that uses the table is gone before it is; the library itself is never unloaded.
+absl::StatusOr<std::unique_ptr<NcclApi>> LoadNccl(const std::string& path);
 
 }  // namespace shardstep
 
