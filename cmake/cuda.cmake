@@ -33,9 +33,12 @@ endif()
 message(STATUS "CUDA backend: ${SHARDSTEP_CUDA}")
 
 if(SHARDSTEP_CUDA)
-  set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
-  set(CMAKE_CUDA_EXTENSIONS OFF)
+  # What is asked for is CMAKE_CXX_STANDARD; CMake 3.25 does not know the option.
+  foreach(kind STANDARD EXTENSION)
+    if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
+      set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
+    endif()
+  endforeach()
   # All that it needs is the C++ library, and a driver if one is to be used; all that it exports begins with shardstep_.
   add_library(shardstep_cuda SHARED)
   set_target_properties(shardstep_cuda PROPERTIES
