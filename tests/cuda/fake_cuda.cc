@@ -28,7 +28,8 @@ FakeCuda::FakeCuda(const FakeCudaOptions& options) : options_(options), instance
 
 FakeCuda::~FakeCuda() {
   ending_ = true;
-  all_streams_.clear();  // does not hold the mutex: their operations may want it
+  streams_.clear();
+  all_streams_.clear();  // waits for their threads; does not hold the mutex, which these may want
   devices_.clear();
   for (const auto& [begin, allocation] : allocations_) std::free(const_cast<std::byte*>(begin));
   for (std::byte* const pointer : freed_) std::free(pointer);

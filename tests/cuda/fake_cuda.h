@@ -79,7 +79,7 @@ class FakeCuda : public CudaApi {
   /// Calls so far of `name`.
   int64_t calls(const std::string& name);
   /// Calls so far that block the host or may: Synchronize of all kinds, Memcpy, Malloc, Free, HostAlloc, FreeHost,
-  /// and asynchronous copies of pageable host memory.
+  /// HostRegister, HostUnregister, and asynchronous copies of pageable host memory.
   int64_t blocking_calls();
   /// "1 allocation of device 0 (1024 bytes), 2 streams, 1 event"; empty when nothing is left.
   std::string leaks();
@@ -115,6 +115,8 @@ class FakeCuda : public CudaApi {
   int Free(void* pointer) override;
   int HostAlloc(void** pointer, int64_t size_bytes) override;
   int FreeHost(void* pointer) override;
+  int HostRegister(void* pointer, int64_t size_bytes) override;
+  int HostUnregister(void* pointer) override;
   int PointerGetAttributes(const void* pointer, CudaPointerInfo* info) override;
   int Memcpy(void* to, const void* from, int64_t size_bytes) override;
   int MemcpyAsync(void* to, const void* from, int64_t size_bytes, CudaStreamHandle stream) override;
@@ -173,7 +175,8 @@ class FakeCuda : public CudaApi {
   };
   struct Allocation {
     int64_t size_bytes = 0;
-    int device = -1;  ///< -1: pinned
+    int device = -1;          ///< -1: pinned
+    bool registered = false;  ///< pinned, but somebody else's
   };
   struct Fault {
     std::string name;

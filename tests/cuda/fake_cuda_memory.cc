@@ -60,6 +60,31 @@ int FakeCuda::Free(void* pointer) { return GiveBack("Free", pointer, false); }
 
 int FakeCuda::FreeHost(void* pointer) { return GiveBack("FreeHost", pointer, true); }
 
+int FakeCuda::HostRegister(void* pointer, int64_t size_bytes) {
+  MutexLock lock(&mutex_);
+  if (const int error = Begin("HostRegister", {.blocks = true}, thread()); error != kSuccess) return error;
+  if (pointer == nullptr || size_bytes <= 0) return kInvalidValue;
+  const auto* const begin = static_cast<const std::byte*>(pointer);
+  const auto next = allocations_.lower_bound(begin);
+  const bool overlaps =
+      FindAllocation(pointer) != allocations_.end() || (next != allocations_.end() && next->first < begin + size_bytes);
+  if (overlaps) return kHostMemoryAlreadyRegistered;
+  allocations_[begin] = {.size_bytes = size_bytes, .registered = true};
+  return kSuccess;
+}
+
+int FakeCuda::HostUnregister(void* pointer) {
+  MutexLock lock(&mutex_);
+  const int error = Begin("HostUnregister", {.blocks = true}, thread());
+  if (error == kNotPermitted) return error;
+  const auto found = allocations_.find(static_cast<const std::byte*>(pointer));
+  if (found == allocations_.end() || !found->second.registered) {
+    return Misuse("HostUnregister of what is not registered", kInvalidValue);
+  }
+  allocations_.erase(found);
+  return error;
+}
+
 int FakeCuda::GiveBack(const char* call, void* pointer, bool pinned) {
   int error = kSuccess;
   int device = -1;
@@ -72,7 +97,9 @@ int FakeCuda::GiveBack(const char* call, void* pointer, bool pinned) {
       return Misuse(absl::StrCat(call, " of what is not allocated"), kInvalidValue);
     }
     device = found->second.device;
-    if ((device < 0) != pinned) return Misuse(absl::StrCat(call, " of the other kind of memory"), kInvalidValue);
+    if ((device < 0) != pinned || found->second.registered) {
+      return Misuse(absl::StrCat(call, " of the other kind of memory"), kInvalidValue);
+    }
   }
   // As in the runtime, whatever still runs may use it.
   for (int d = 0; d < static_cast<int>(devices_.size()); ++d) {
