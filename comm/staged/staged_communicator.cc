@@ -1,0 +1,543 @@
+#include "shardstep/comm/staged/staged_communicator.h"
+
+#include <atomic>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "shardstep/comm/host_stream.h"
+#include "shardstep/comm/shm/arena_extents.h"
+#include "shardstep/comm/staged/staged_failure.h"
+#include "shardstep/comm/staged/staged_lane.h"
+#include "shardstep/comm/staged/staged_layout.h"
+
+namespace shardstep {
+namespace {
+
+// Contributions leave while those of the exchange before are on their way.
+constexpr size_t kStagingSlots = 2;
+// Slices of as many exchanges of a bucket stay where readers got them.
+constexpr size_t kKeptExchanges = 16;
+
+class StagedCommunicator final : public Communicator {
+ public:
+  StagedCommunicator(const CudaDeviceRef& device, Memory& memory, Rendezvous& rendezvous,
+                     std::unique_ptr<Communicator> inner, const StagedOptions& options)
+      : device_(device), memory_(memory), rendezvous_(rendezvous), inner_(std::move(inner)), options_(options) {
+    layout_.rank = inner_->rank();
+    layout_.world_size = inner_->world_size();
+  }
+  ~StagedCommunicator() override;
+  StagedCommunicator(const StagedCommunicator&) = delete;
+  StagedCommunicator& operator=(const StagedCommunicator&) = delete;
+
+  /// What Create does once the members exist, on this rank alone.
+  absl::Status MakeLanes();
+
+  int rank() const override { return layout_.rank; }
+  int world_size() const override { return layout_.world_size; }
+  CommunicatorTraits traits() const override {
+    const CommunicatorTraits inner = inner_->traits();
+    return {.slices_persist = false,
+            .landing_buckets = options_.landing_buckets,
+            .separate_exchange_stream = true,
+            .joins_hosts = inner.joins_hosts,
+            .inexact_mode = inner.inexact_mode};
+  }
+
+  absl::Status Allocate(const ArenaRequest& request) override;
+  BufferView gradients() override { return gradients_.view(); }
+  BufferView weights() override { return weights_; }
+
+  absl::Status Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions, Stream& stream) override;
+  absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) override;
+  absl::Span<const Slice> slices(int bucket, int64_t micro_step) override;
+  absl::Status Release(int bucket, int64_t micro_step, Stream& stream) override;
+  absl::Status AwaitReleased(int bucket, int64_t micro_step, Stream& stream) override;
+
+  absl::Status AllReduceSmall(SmallReduction* reduction, Stream& stream) override;
+
+  absl::Span<void* const> Destinations(int bucket) override {
+    return absl::MakeConstSpan(destinations_).subspan(static_cast<size_t>(bucket), 1);
+  }
+  absl::Status Publish(int bucket, int64_t step, Stream& stream) override;
+  absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) override;
+
+  void Abort(const absl::Status& reason) override { inner_->Abort(reason); }
+  absl::Status AsyncStatus() const override {
+    const absl::Status failure = failure_->status();
+    return failure.ok() ? inner_->AsyncStatus() : failure;
+  }
+  void SetAway(absl::Duration duration) override { inner_->SetAway(duration); }
+
+ private:
+  /// Where one bucket is, as far as calls have gone; numbers are the last ones, -1: none yet.
+  struct BucketState {
+    int64_t exchanged = -1;
+    int64_t released = -1;
+    int64_t published = -1;
+    Event left;            ///< gradients have, of `exchanged`
+    Event landed;          ///< slices have, of `exchanged`
+    Event released_event;  ///< alone: of `released`
+    Event published_event;
+    std::map<int64_t, std::vector<Slice>> slices;  ///< by micro-step
+  };
+  /// One exchange, of those that memory is reused after.
+  struct ExchangeState {
+    int bucket = -1;  ///< -1: none yet
+    int64_t micro_step = 0;
+    bool released = false;
+    Event event;  ///< of the landing ring: it is released; of the others: it has landed
+  };
+  struct Call {
+    absl::string_view name;
+    absl::string_view unit;
+    int bucket = 0;
+    int64_t number = 0;
+    std::string Text() const { return absl::StrCat(name, " of bucket ", bucket, ", ", unit, " ", number); }
+  };
+  using InnerCall = absl::FunctionRef<absl::Status(Stream&)>;
+
+  bool alone() const { return layout_.world_size == 1; }
+  absl::Status CheckRequest(const ArenaRequest& request) const;
+  absl::Status Plan(const ArenaRequest& request, const ArenaSizes& sizes);
+  absl::Status MakeArenas(const ArenaRequest& request, const ArenaSizes& sizes);
+  absl::StatusOr<Buffer> Pin(BufferView arena, absl::string_view what) const;
+
+  /// The stream of a call, or what is wrong with it.
+  absl::StatusOr<CudaStream*> Check(const Call& call, Stream& stream) const;
+  absl::StatusOr<CudaStream*> CheckStream(absl::string_view name, Stream& stream) const;
+  absl::Status CheckContributions(absl::Span<const Slice> contributions) const;
+  BucketState& state(int bucket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return states_[static_cast<size_t>(bucket)]; }
+
+  /// The point that `caller` has come to, as an event that outlives it.
+  absl::StatusOr<Event> Relay(CudaStream& caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  /// An error ends the communicator.
+  absl::StatusOr<Event> Enqueue(StagedLane& lane, absl::Span<const Event> after, StagedLane::Work work)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status EnqueueExchange(const Call& call, absl::Span<const Slice> mine, const std::vector<Slice>& slices,
+                               CudaStream& caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  /// One call of inner, done when this returns.
+  static absl::Status Do(InnerCall call);
+  absl::Status Arrive(StagedLane& lane, const Call& call, absl::Span<const Slice> contributions,
+                      absl::Span<const Slice> slices);
+  absl::Status Reduce(StagedLane& lane, SmallReduction* reduction);
+
+  const CudaDeviceRef device_;
+  Memory& memory_;
+  Rendezvous& rendezvous_;
+  const std::unique_ptr<Communicator> inner_;
+  const StagedOptions options_;
+  const std::shared_ptr<StagedFailure> failure_ = std::make_shared<StagedFailure>();
+
+  bool allocate_called_ = false;
+  std::atomic<bool> allocated_ = false;
+  StagedLayout layout_;
+  Buffer gradients_;
+  Buffer own_weights_;  ///< empty when they were given
+  BufferView weights_;
+  Buffer landing_;
+  Buffer staging_;
+  Buffer words_;  ///< of a SmallReduction on the host
+  Buffer pinned_gradients_;
+  Buffer pinned_weights_;
+  std::vector<void*> destinations_;  ///< by bucket
+
+  Mutex mutex_;  ///< held by a call while it enqueues
+  int64_t exchanges_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<BucketState> states_ ABSL_GUARDED_BY(mutex_);      ///< by bucket
+  std::vector<ExchangeState> landings_ ABSL_GUARDED_BY(mutex_);  ///< by landing slot
+  std::vector<ExchangeState> stagings_ ABSL_GUARDED_BY(mutex_);  ///< by staging slot
+  Event last_published_ ABSL_GUARDED_BY(mutex_);
+
+  std::unique_ptr<CudaStream> relay_;
+  std::unique_ptr<StagedLane> leaving_;  ///< lanes: none when alone
+  std::unique_ptr<StagedLane> arriving_;
+  std::unique_ptr<StagedLane> publishing_;
+  std::unique_ptr<StagedLane> published_;
+  std::unique_ptr<StagedLane> reducing_;
+};
+
+// ---- Beginning and end ----------------------------------------------------------------------------------------------
+
+absl::Status StagedCommunicator::MakeLanes() {
+  if (options_.landing_buckets < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("landing_buckets = ", options_.landing_buckets, " is not positive"));
+  }
+  if (rendezvous_.rank() != rank() || rendezvous_.world_size() != world_size()) {
+    return absl::InvalidArgumentError(absl::StrCat("inner: rank ", rank(), " of ", world_size(), ", the rendezvous is ",
+                                                   rendezvous_.rank(), " of ", rendezvous_.world_size()));
+  }
+  SHARDSTEP_ASSIGN_OR_RETURN(relay_, CudaStream::Create(device_, "staging: relay"));
+  failure_->Watch(relay_.get());
+  if (alone()) return absl::OkStatus();
+  SHARDSTEP_ASSIGN_OR_RETURN(words_, memory_.AllocateForBoth(sizeof(SmallReduction), "words of a reduction"));
+  const std::pair<std::unique_ptr<StagedLane>*, const char*> lanes[] = {{&leaving_, "staging: leaving"},
+                                                                        {&arriving_, "staging: arriving"},
+                                                                        {&publishing_, "staging: publishing"},
+                                                                        {&published_, "staging: published"},
+                                                                        {&reducing_, "staging: reducing"}};
+  for (const auto& [lane, name] : lanes) {
+    SHARDSTEP_ASSIGN_OR_RETURN(*lane, StagedLane::Create(device_, memory_, failure_, name));
+  }
+  return absl::OkStatus();
+}
+
+StagedCommunicator::~StagedCommunicator() {
+  std::unique_ptr<StagedLane>* const lanes[] = {&leaving_, &arriving_, &publishing_, &published_, &reducing_};
+  for (const auto* const lane : lanes) {
+    if (*lane == nullptr || !(*lane)->busy()) continue;
+    inner_->Abort(absl::CancelledError("its staged communicator was destroyed while operations were under way"));
+    break;
+  }
+  for (auto* const lane : lanes) lane->reset();
+  if (relay_ != nullptr) failure_->Unwatch(relay_.get());
+}
+
+// ---- Arenas ---------------------------------------------------------------------------------------------------------
+
+absl::Status StagedCommunicator::Allocate(const ArenaRequest& request) {
+  if (std::exchange(allocate_called_, true)) return absl::FailedPreconditionError("Allocate: called twice");
+  const absl::Duration deadline = options_.setup_deadline;
+  const absl::StatusOr<ArenaSizes> sizes = MeasureArenas(request, world_size());
+  const absl::Status valid = sizes.ok() ? CheckRequest(request) : sizes.status();
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous_, "Allocate: arguments", valid, deadline));
+  SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous_, "Allocate: memory of devices", Plan(request, *sizes), deadline));
+  if (!alone()) {
+    SHARDSTEP_RETURN_IF_ERROR(inner_->Allocate({.buckets = request.buckets, .contributions = request.contributions}));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnStatus(rendezvous_, "Allocate: arenas of devices", MakeArenas(request, *sizes), deadline));
+  allocated_.store(true);
+  return absl::OkStatus();
+}
+
+absl::Status StagedCommunicator::CheckRequest(const ArenaRequest& request) const {
+  if (request.weights.data == nullptr || memory_.Reaches(request.weights)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("weights: not memory of device ", device_.device));
+}
+
+// Before anything is allocated.
+absl::Status StagedCommunicator::Plan(const ArenaRequest& request, const ArenaSizes& sizes) {
+  layout_.buckets.assign(request.buckets.begin(), request.buckets.end());
+  layout_.contributions = request.contributions;
+  if (!alone()) {
+    SHARDSTEP_ASSIGN_OR_RETURN(layout_.landing_slot_bytes, layout_.LandingSlotBytes());
+    SHARDSTEP_ASSIGN_OR_RETURN(layout_.staging_slot_bytes, layout_.StagingSlotBytes());
+  }
+  const int64_t made_weights = request.weights.data == nullptr ? sizes.weight_bytes : 0;
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(layout_.landing_slot_bytes, int64_t{options_.landing_buckets}, &bytes) ||
+      __builtin_add_overflow(sizes.gradient_bytes + made_weights, bytes, &bytes)) {
+    return absl::ResourceExhaustedError("landing slots: more bytes than can be counted");
+  }
+  return memory_.CheckAvailable(bytes, "arenas and landing slots");
+}
+
+absl::Status StagedCommunicator::MakeArenas(const ArenaRequest& request, const ArenaSizes& sizes) {
+  constexpr PageBacking kNow = PageBacking::kOnCreation;
+  const int64_t made_weights = request.weights.data == nullptr ? sizes.weight_bytes : 0;
+  const int64_t landing_bytes = layout_.landing_slot_bytes * options_.landing_buckets;
+  SHARDSTEP_ASSIGN_OR_RETURN(gradients_, memory_.Allocate(sizes.gradient_bytes, "gradient arena", kNow));
+  SHARDSTEP_ASSIGN_OR_RETURN(own_weights_, memory_.Allocate(made_weights, "weight arena", kNow));
+  SHARDSTEP_ASSIGN_OR_RETURN(landing_, memory_.Allocate(landing_bytes, "landing slots", kNow));
+  weights_ = {request.weights.data != nullptr ? request.weights.data : own_weights_.view().data, sizes.weight_bytes};
+  layout_.gradients = gradients_.view().data;
+  layout_.weights = weights_.data;
+  layout_.landing = landing_.view().data;
+  for (int b = 0; b < static_cast<int>(layout_.buckets.size()); ++b) destinations_.push_back(layout_.OwnWeights(b));
+  if (!alone()) {
+    const int64_t staging_bytes = layout_.staging_slot_bytes * static_cast<int64_t>(kStagingSlots);
+    SHARDSTEP_ASSIGN_OR_RETURN(staging_, memory_.AllocateForBoth(staging_bytes, "staging slots"));
+    SHARDSTEP_ASSIGN_OR_RETURN(pinned_gradients_, Pin(inner_->gradients(), "gradient arena of the host"));
+    SHARDSTEP_ASSIGN_OR_RETURN(pinned_weights_, Pin(inner_->weights(), "weight arena of the host"));
+    layout_.staging = staging_.view().data;
+    layout_.host_gradients = inner_->gradients().data;
+    layout_.host_weights = inner_->weights().data;
+  }
+  const MutexLock lock(&mutex_);
+  states_.resize(layout_.buckets.size());
+  landings_.resize(static_cast<size_t>(options_.landing_buckets));
+  stagings_.resize(kStagingSlots);
+  return absl::OkStatus();
+}
+
+// Ranks that are threads share inner's arenas: whoever comes first pins them. Copies need no pinned memory, it is
+// faster.
+absl::StatusOr<Buffer> StagedCommunicator::Pin(BufferView arena, absl::string_view what) const {
+  if (arena.size_bytes == 0) return Buffer();
+  SHARDSTEP_RETURN_IF_ERROR(MakeCurrent(device_));
+  const int error = device_.api->HostRegister(arena.data, arena.size_bytes);
+  if (error == CudaApi::kHostMemoryAlreadyRegistered) return Buffer();
+  SHARDSTEP_RETURN_IF_ERROR(CudaStatus(
+      *device_.api, error, absl::StrCat(what, ": ", arena.size_bytes, " bytes to be pinned: cudaHostRegister")));
+  return Buffer(arena, [device = device_](BufferView memory) {
+    device.api->SetDevice(device.device);
+    device.api->HostUnregister(memory.data);
+  });
+}
+
+// ---- Calls ----------------------------------------------------------------------------------------------------------
+
+absl::StatusOr<CudaStream*> StagedCommunicator::CheckStream(absl::string_view name, Stream& stream) const {
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, AsCudaStream(stream, name));
+  if (caller->device().api != device_.api || caller->device().device != device_.device) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": stream of device ", caller->device().device,
+                                                   ", the communicator is on device ", device_.device));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(AsyncStatus());
+  caller->FailsWith(failure_);
+  SHARDSTEP_RETURN_IF_ERROR(caller->status());
+  return caller;
+}
+
+absl::StatusOr<CudaStream*> StagedCommunicator::Check(const Call& call, Stream& stream) const {
+  if (!allocated_.load()) return absl::FailedPreconditionError(absl::StrCat(call.name, ": before Allocate"));
+  if (call.bucket < 0 || call.bucket >= static_cast<int>(layout_.buckets.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(call.name, ": bucket = ", call.bucket, ", there are ", layout_.buckets.size()));
+  }
+  if (call.number < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(call.name, ": ", call.unit, " = ", call.number, " is negative"));
+  }
+  return CheckStream(call.name, stream);
+}
+
+absl::Status StagedCommunicator::CheckContributions(absl::Span<const Slice> contributions) const {
+  if (static_cast<int>(contributions.size()) != layout_.contributions) {
+    return absl::InvalidArgumentError(absl::StrCat("Exchange: contributions = ", contributions.size(),
+                                                   ", Allocate was told ", layout_.contributions));
+  }
+  for (const Slice& slice : contributions) {
+    if (slice.dtype == DType::kBf16 || slice.dtype == DType::kFp32) continue;
+    return absl::InvalidArgumentError(absl::StrCat("Exchange: contributions of ", Name(slice.dtype)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Event> StagedCommunicator::Relay(CudaStream& caller) {
+  relay_->Wait(caller.Record());
+  const Event event = relay_->Record();
+  SHARDSTEP_RETURN_IF_ERROR(caller.status());
+  SHARDSTEP_RETURN_IF_ERROR(relay_->status());
+  return event;
+}
+
+absl::StatusOr<Event> StagedCommunicator::Enqueue(StagedLane& lane, absl::Span<const Event> after,
+                                                  StagedLane::Work work) {
+  absl::StatusOr<Event> event = lane.Enqueue(after, std::move(work));
+  failure_->Set(event.status());
+  return event;
+}
+
+absl::Status StagedCommunicator::Do(InnerCall call) {
+  InlineStream stream;
+  SHARDSTEP_RETURN_IF_ERROR(call(stream));
+  return stream.status();
+}
+
+// ---- Gradients ------------------------------------------------------------------------------------------------------
+
+absl::Status StagedCommunicator::Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions,
+                                          Stream& stream) {
+  const Call call{"Exchange", "micro-step", bucket, micro_step};
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, Check(call, stream));
+  SHARDSTEP_RETURN_IF_ERROR(CheckContributions(contributions));
+  const Slice own = layout_.contributions > 0 ? Slice() : layout_.OwnGradients(bucket);
+  const absl::Span<const Slice> mine = layout_.contributions > 0 ? contributions : absl::MakeConstSpan(&own, 1);
+
+  const MutexLock lock(&mutex_);
+  BucketState& of_bucket = state(bucket);
+  if (of_bucket.exchanged >= micro_step) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(call.Text(), ": micro-step ", of_bucket.exchanged, " is already done"));
+  }
+  std::vector<Slice> slices = layout_.Slices(bucket, mine, exchanges_ % options_.landing_buckets);
+  if (alone()) {
+    SHARDSTEP_ASSIGN_OR_RETURN(of_bucket.landed, Relay(*caller));
+  } else {
+    SHARDSTEP_RETURN_IF_ERROR(EnqueueExchange(call, mine, slices, *caller));
+  }
+  ++exchanges_;
+  of_bucket.exchanged = micro_step;
+  of_bucket.slices[micro_step] = std::move(slices);
+  if (of_bucket.slices.size() > kKeptExchanges) of_bucket.slices.erase(of_bucket.slices.begin());
+  return absl::OkStatus();
+}
+
+absl::Status StagedCommunicator::EnqueueExchange(const Call& call, absl::Span<const Slice> mine,
+                                                 const std::vector<Slice>& slices, CudaStream& caller) {
+  BucketState& of_bucket = state(call.bucket);
+  ExchangeState& landing = landings_[static_cast<size_t>(exchanges_) % landings_.size()];
+  if (landing.bucket >= 0 && !landing.released) {
+    return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": its landing slot holds bucket ", landing.bucket,
+                                                      ", micro-step ", landing.micro_step, ", not released"));
+  }
+  const int64_t staging_slot = exchanges_ % static_cast<int64_t>(kStagingSlots);
+  const bool contributes = layout_.contributions > 0;
+  // The exchange that last left from the same memory of the host.
+  ExchangeState before = stagings_[static_cast<size_t>(staging_slot)];
+  if (!contributes) {
+    before = {.bucket = of_bucket.exchanged < 0 ? -1 : call.bucket,
+              .micro_step = of_bucket.exchanged,
+              .event = of_bucket.landed};
+  }
+  std::vector<Slice> on_host = layout_.OnHost(call.bucket, mine, staging_slot);
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      of_bucket.left,
+      Enqueue(*leaving_, {caller.Record(), landing.event, before.event},
+              [this, before, copies = layout_.Leaving(call.bucket, mine, on_host, slices)](StagedLane& lane) {
+                const auto await = [&](Stream& s) {
+                  return inner_->AwaitReleased(before.bucket, before.micro_step, s);
+                };
+                if (before.bucket >= 0) SHARDSTEP_RETURN_IF_ERROR(Do(await));
+                return lane.Copy(copies);
+              }));
+  if (!contributes) on_host.clear();
+  SHARDSTEP_ASSIGN_OR_RETURN(of_bucket.landed,
+                             Enqueue(*arriving_, {of_bucket.left}, [this, call, on_host, slices](StagedLane& lane) {
+                               return Arrive(lane, call, on_host, slices);
+                             }));
+  landing = {.bucket = call.bucket, .micro_step = call.number};
+  stagings_[static_cast<size_t>(staging_slot)] = {
+      .bucket = call.bucket, .micro_step = call.number, .event = of_bucket.landed};
+  return absl::OkStatus();
+}
+
+absl::Status StagedCommunicator::Arrive(StagedLane& lane, const Call& call, absl::Span<const Slice> contributions,
+                                        absl::Span<const Slice> slices) {
+  const int b = call.bucket;
+  const int64_t k = call.number;
+  SHARDSTEP_RETURN_IF_ERROR(Do([&](Stream& s) { return inner_->Exchange(b, k, contributions, s); }));
+  SHARDSTEP_RETURN_IF_ERROR(Do([&](Stream& s) { return inner_->AwaitSlices(b, k, s); }));
+  const absl::Span<const Slice> arrived = inner_->slices(b, k);
+  if (arrived.size() != slices.size()) {
+    return absl::InternalError(
+        absl::StrCat(call.Text(), ": there are ", arrived.size(), " slices, not ", slices.size()));
+  }
+  SHARDSTEP_RETURN_IF_ERROR(lane.Copy(layout_.Arriving(b, arrived, slices)));
+  return Do([&](Stream& s) { return inner_->Release(b, k, s); });
+}
+
+absl::Status StagedCommunicator::AwaitSlices(int bucket, int64_t micro_step, Stream& stream) {
+  const Call call{"AwaitSlices", "micro-step", bucket, micro_step};
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, Check(call, stream));
+  const MutexLock lock(&mutex_);
+  if (state(bucket).exchanged < micro_step) {
+    return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": before its Exchange"));
+  }
+  caller->Wait(state(bucket).landed);
+  return caller->status();
+}
+
+absl::Span<const Slice> StagedCommunicator::slices(int bucket, int64_t micro_step) {
+  const MutexLock lock(&mutex_);
+  const auto found = state(bucket).slices.find(micro_step);
+  return found == state(bucket).slices.end() ? absl::Span<const Slice>() : absl::MakeConstSpan(found->second);
+}
+
+absl::Status StagedCommunicator::Release(int bucket, int64_t micro_step, Stream& stream) {
+  const Call call{"Release", "micro-step", bucket, micro_step};
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, Check(call, stream));
+  const MutexLock lock(&mutex_);
+  if (state(bucket).exchanged < micro_step) {
+    return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": before its Exchange"));
+  }
+  SHARDSTEP_ASSIGN_OR_RETURN(const Event released, Relay(*caller));
+  state(bucket).released = micro_step;
+  state(bucket).released_event = released;
+  for (ExchangeState& landing : landings_) {
+    if (landing.bucket != bucket || landing.micro_step != micro_step) continue;
+    landing.released = true;
+    landing.event = released;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StagedCommunicator::AwaitReleased(int bucket, int64_t micro_step, Stream& stream) {
+  const Call call{"AwaitReleased", "micro-step", bucket, micro_step};
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, Check(call, stream));
+  const MutexLock lock(&mutex_);
+  const BucketState& of_bucket = state(bucket);
+  // Alone, slices are the gradients themselves; otherwise owners have copies, this rank among them.
+  if ((alone() ? of_bucket.released : of_bucket.exchanged) < micro_step) {
+    return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": before its ", alone() ? "Release" : "Exchange"));
+  }
+  caller->Wait(alone() ? of_bucket.released_event : of_bucket.left);
+  return caller->status();
+}
+
+// ---- Decision and weights -------------------------------------------------------------------------------------------
+
+absl::Status StagedCommunicator::AllReduceSmall(SmallReduction* reduction, Stream& stream) {
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, CheckStream("AllReduceSmall", stream));
+  if (alone()) return absl::OkStatus();
+  const MutexLock lock(&mutex_);
+  SHARDSTEP_ASSIGN_OR_RETURN(const Event reduced,
+                             Enqueue(*reducing_, {caller->Record(), last_published_},
+                                     [this, reduction](StagedLane& lane) { return Reduce(lane, reduction); }));
+  caller->Wait(reduced);
+  return caller->status();
+}
+
+absl::Status StagedCommunicator::Reduce(StagedLane& lane, SmallReduction* reduction) {
+  auto* const words = words_.as<SmallReduction>();
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(SmallReduction));
+  SHARDSTEP_RETURN_IF_ERROR(lane.Copy({{words, reduction, kBytes}}));
+  SHARDSTEP_RETURN_IF_ERROR(Do([&](Stream& s) { return inner_->AllReduceSmall(words, s); }));
+  return lane.Copy({{reduction, words, kBytes}});
+}
+
+absl::Status StagedCommunicator::Publish(int bucket, int64_t step, Stream& stream) {
+  const Call call{"Publish", "step", bucket, step};
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, Check(call, stream));
+  const MutexLock lock(&mutex_);
+  BucketState& of_bucket = state(bucket);
+  if (of_bucket.published >= step) {
+    return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": step ", of_bucket.published, " is already done"));
+  }
+  if (alone()) {
+    SHARDSTEP_ASSIGN_OR_RETURN(of_bucket.published_event, Relay(*caller));
+  } else {
+    SHARDSTEP_ASSIGN_OR_RETURN(
+        const Event publishing,
+        Enqueue(*publishing_, {caller->Record(), of_bucket.published_event}, [this, bucket, step](StagedLane& lane) {
+          SHARDSTEP_RETURN_IF_ERROR(lane.Copy(layout_.Publishing(bucket)));
+          return Do([&](Stream& s) { return inner_->Publish(bucket, step, s); });
+        }));
+    SHARDSTEP_ASSIGN_OR_RETURN(
+        of_bucket.published_event, Enqueue(*published_, {publishing}, [this, bucket, step](StagedLane& lane) {
+          SHARDSTEP_RETURN_IF_ERROR(Do([&](Stream& s) { return inner_->AwaitPublished(bucket, step, s); }));
+          return lane.Copy(layout_.Published(bucket));
+        }));
+    last_published_ = of_bucket.published_event;
+  }
+  of_bucket.published = step;
+  return absl::OkStatus();
+}
+
+absl::Status StagedCommunicator::AwaitPublished(int bucket, int64_t step, Stream& stream) {
+  const Call call{"AwaitPublished", "step", bucket, step};
+  SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, Check(call, stream));
+  const MutexLock lock(&mutex_);
+  if (state(bucket).published < step) {
+    return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": before its Publish"));
+  }
+  caller->Wait(state(bucket).published_event);
+  return caller->status();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Communicator>> CreateStagedCommunicator(const CudaDeviceRef& device, Memory& memory,
+                                                                       Rendezvous& rendezvous,
+                                                                       std::unique_ptr<Communicator> inner,
+                                                                       const StagedOptions& options) {
+  auto communicator = std::make_unique<StagedCommunicator>(device, memory, rendezvous, std::move(inner), options);
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnStatus(rendezvous, "Create: staging", communicator->MakeLanes(), options.setup_deadline));
+  return communicator;
+}
+
+}  // namespace shardstep
