@@ -36,10 +36,11 @@ struct CudaPointerInfo {
 class CudaApi {
  public:
   static constexpr int kSuccess = 0;
-  static constexpr int kMemoryAllocation = 2;     // cudaErrorMemoryAllocation
-  static constexpr int kInsufficientDriver = 35;  // cudaErrorInsufficientDriver: too old, or none
-  static constexpr int kNoDevice = 100;           // cudaErrorNoDevice
-  static constexpr int kNotReady = 600;           // cudaErrorNotReady
+  static constexpr int kMemoryAllocation = 2;               // cudaErrorMemoryAllocation
+  static constexpr int kInsufficientDriver = 35;            // cudaErrorInsufficientDriver: too old, or none
+  static constexpr int kNoDevice = 100;                     // cudaErrorNoDevice
+  static constexpr int kNotReady = 600;                     // cudaErrorNotReady
+  static constexpr int kHostMemoryAlreadyRegistered = 712;  // cudaErrorHostMemoryAlreadyRegistered
 
   virtual ~CudaApi() = default;
   /// "cudaErrorNoDevice: no CUDA-capable device is detected".
@@ -58,6 +59,10 @@ class CudaApi {
   /// Pinned, and mapped at the same address for every device.
   virtual int HostAlloc(void** pointer, int64_t size_bytes) = 0;
   virtual int FreeHost(void* pointer) = 0;
+  /// Pins host memory that somebody else has allocated, for every device. kHostMemoryAlreadyRegistered: some of it is
+  /// pinned already. HostUnregister: before that memory is given back.
+  virtual int HostRegister(void* pointer, int64_t size_bytes) = 0;
+  virtual int HostUnregister(void* pointer) = 0;
   virtual int PointerGetAttributes(const void* pointer, CudaPointerInfo* info) = 0;
   /// cudaMemcpyDefault. `Memcpy` blocks.
   virtual int Memcpy(void* to, const void* from, int64_t size_bytes) = 0;

@@ -15,6 +15,7 @@ static_assert(CudaApi::kMemoryAllocation == cudaErrorMemoryAllocation);
 static_assert(CudaApi::kInsufficientDriver == cudaErrorInsufficientDriver);
 static_assert(CudaApi::kNoDevice == cudaErrorNoDevice);
 static_assert(CudaApi::kNotReady == cudaErrorNotReady);
+static_assert(CudaApi::kHostMemoryAlreadyRegistered == cudaErrorHostMemoryAlreadyRegistered);
 static_assert(sizeof(CudaStreamHandle) == sizeof(cudaStream_t));
 
 cudaStream_t AsStream(CudaStreamHandle stream) { return static_cast<cudaStream_t>(stream); }
@@ -81,6 +82,10 @@ class RuntimeApi : public CudaApi {
     return Result(cudaHostAlloc(pointer, Size(size_bytes), cudaHostAllocPortable | cudaHostAllocMapped));
   }
   int FreeHost(void* pointer) override { return Result(cudaFreeHost(pointer)); }
+  int HostRegister(void* pointer, int64_t size_bytes) override {
+    return Result(cudaHostRegister(pointer, Size(size_bytes), cudaHostRegisterPortable));
+  }
+  int HostUnregister(void* pointer) override { return Result(cudaHostUnregister(pointer)); }
   int PointerGetAttributes(const void* pointer, CudaPointerInfo* info) override {
     cudaPointerAttributes attributes;
     const int error = Result(cudaPointerGetAttributes(&attributes, pointer));
