@@ -83,12 +83,12 @@ class StagedCommunicator final : public Communicator {
     Event published_event;
     std::map<int64_t, std::vector<Slice>> slices;  ///< by micro-step
   };
-  /// One exchange, of those that memory is reused after.
+  /// The last exchange that used some memory.
   struct ExchangeState {
     int bucket = -1;  ///< -1: none yet
     int64_t micro_step = 0;
     bool released = false;
-    Event event;  ///< of the landing ring: it is released; of the others: it has landed
+    Event landed;
   };
   struct Call {
     absl::string_view name;
@@ -111,7 +111,7 @@ class StagedCommunicator final : public Communicator {
   absl::Status CheckContributions(absl::Span<const Slice> contributions) const;
   BucketState& state(int bucket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return states_[static_cast<size_t>(bucket)]; }
 
-  /// The point that `caller` has come to, as an event that outlives it.
+  /// Alone: the point that `caller` has come to, as an event that outlives it.
   absl::StatusOr<Event> Relay(CudaStream& caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   /// An error ends the communicator.
   absl::StatusOr<Event> Enqueue(StagedLane& lane, absl::Span<const Event> after, StagedLane::Work work)
@@ -151,7 +151,7 @@ class StagedCommunicator final : public Communicator {
   std::vector<ExchangeState> stagings_ ABSL_GUARDED_BY(mutex_);  ///< by staging slot
   Event last_published_ ABSL_GUARDED_BY(mutex_);
 
-  std::unique_ptr<CudaStream> relay_;
+  std::unique_ptr<CudaStream> relay_;    ///< alone
   std::unique_ptr<StagedLane> leaving_;  ///< lanes: none when alone
   std::unique_ptr<StagedLane> arriving_;
   std::unique_ptr<StagedLane> publishing_;
@@ -169,9 +169,11 @@ absl::Status StagedCommunicator::MakeLanes() {
     return absl::InvalidArgumentError(absl::StrCat("inner: rank ", rank(), " of ", world_size(), ", the rendezvous is ",
                                                    rendezvous_.rank(), " of ", rendezvous_.world_size()));
   }
-  SHARDSTEP_ASSIGN_OR_RETURN(relay_, CudaStream::Create(device_, "staging: relay"));
-  failure_->Watch(relay_.get());
-  if (alone()) return absl::OkStatus();
+  if (alone()) {
+    SHARDSTEP_ASSIGN_OR_RETURN(relay_, CudaStream::Create(device_, "staging: relay"));
+    failure_->Watch(relay_.get());
+    return absl::OkStatus();
+  }
   SHARDSTEP_ASSIGN_OR_RETURN(words_, memory_.AllocateForBoth(sizeof(SmallReduction), "words of a reduction"));
   const std::pair<std::unique_ptr<StagedLane>*, const char*> lanes[] = {{&leaving_, "staging: leaving"},
                                                                         {&arriving_, "staging: arriving"},
@@ -381,12 +383,12 @@ absl::Status StagedCommunicator::EnqueueExchange(const Call& call, absl::Span<co
   if (!contributes) {
     before = {.bucket = of_bucket.exchanged < 0 ? -1 : call.bucket,
               .micro_step = of_bucket.exchanged,
-              .event = of_bucket.landed};
+              .landed = of_bucket.landed};
   }
   std::vector<Slice> on_host = layout_.OnHost(call.bucket, mine, staging_slot);
   SHARDSTEP_ASSIGN_OR_RETURN(
       of_bucket.left,
-      Enqueue(*leaving_, {caller.Record(), landing.event, before.event},
+      Enqueue(*leaving_, {caller.Record(), before.landed},
               [this, before, copies = layout_.Leaving(call.bucket, mine, on_host, slices)](StagedLane& lane) {
                 const auto await = [&](Stream& s) {
                   return inner_->AwaitReleased(before.bucket, before.micro_step, s);
@@ -401,7 +403,7 @@ absl::Status StagedCommunicator::EnqueueExchange(const Call& call, absl::Span<co
                              }));
   landing = {.bucket = call.bucket, .micro_step = call.number};
   stagings_[static_cast<size_t>(staging_slot)] = {
-      .bucket = call.bucket, .micro_step = call.number, .event = of_bucket.landed};
+      .bucket = call.bucket, .micro_step = call.number, .landed = of_bucket.landed};
   return absl::OkStatus();
 }
 
@@ -444,13 +446,12 @@ absl::Status StagedCommunicator::Release(int bucket, int64_t micro_step, Stream&
   if (state(bucket).exchanged < micro_step) {
     return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": before its Exchange"));
   }
-  SHARDSTEP_ASSIGN_OR_RETURN(const Event released, Relay(*caller));
+  if (alone()) {
+    SHARDSTEP_ASSIGN_OR_RETURN(state(bucket).released_event, Relay(*caller));
+  }
   state(bucket).released = micro_step;
-  state(bucket).released_event = released;
   for (ExchangeState& landing : landings_) {
-    if (landing.bucket != bucket || landing.micro_step != micro_step) continue;
-    landing.released = true;
-    landing.event = released;
+    if (landing.bucket == bucket && landing.micro_step == micro_step) landing.released = true;
   }
   return absl::OkStatus();
 }

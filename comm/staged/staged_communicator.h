@@ -38,8 +38,8 @@ struct StagedOptions {
 /// do: the arriving work of exchange n waits for its own leaving work and for the arriving works n of the others, the
 /// leaving one for arriving works before n; a published work waits for publishing works, which wait for no other rank;
 /// a reducing one for published works issued before it and for the same one of the others; and all of them for streams
-/// of the caller as far as they had been filled when they were issued. An exchange waits for the Release of its slot's
-/// last user; FailedPrecondition if that has not been issued.
+/// of the caller as far as they had been filled when they were issued. The caller orders the reuse of landing slots
+/// (plans do): FailedPrecondition when the Release of a slot's last user has not been issued.
 ///
 /// The first error of any work is that of the communicator and of all streams that it was called with (deadlines,
 /// Abort, names of ranks: inner's), though what is enqueued there goes on. A reduction that failed has this rank's part
