@@ -424,6 +424,11 @@ absl::Status ShardedOptimizer::Impl::WeightsReady(int p) {
 absl::StatusOr<StepRecord> ShardedOptimizer::Impl::FinishStep() {
   SHARDSTEP_ASSIGN_OR_RETURN(StepRecord record, scheduler_->FinishStep());
   record.inexact_modes = InexactModes(options_);
+  for (const Communicator* level : {communicators_.host.get(), communicators_.network.get()}) {
+    if (level != nullptr && level->traits().inexact_mode != nullptr) {
+      record.inexact_modes.push_back(level->traits().inexact_mode);
+    }
+  }
   record.copied_buffers = bound_->Copied();
   return record;
 }

@@ -195,15 +195,16 @@ absl::Status StepScheduler::EndCapture() {
 }
 
 absl::Status StepScheduler::Replay(const StepArguments& arguments) {
-  SHARDSTEP_RETURN_IF_ERROR(Settle("Replay"));
   SHARDSTEP_RETURN_IF_ERROR(CheckBetweenSteps("Replay"));
+  if (in_flight_) return absl::FailedPreconditionError("Replay: call FinishStep of the last step first");
   const auto captured = captured_.find(plan_.input.micro_steps);
   if (capturing_ || captured == captured_.end()) {
     return absl::FailedPreconditionError(absl::StrCat("Replay: no step of ", plan_.input.micro_steps,
                                                       " micro-steps was captured since groups last changed"));
   }
   SHARDSTEP_RETURN_IF_ERROR(CheckArguments(arguments));
-  // The graph comes after all of the last step: the caller's stream has waited for its weights.
+  // So that the graph comes after all of the last step.
+  for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "Replay"));
   Order(arguments, captured->second);
   step_begin_ns_ = SteadyNowNs();
   in_flight_ = true;
@@ -372,6 +373,8 @@ absl::Status StepScheduler::Settle(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
   if (in_flight_) return absl::FailedPreconditionError(absl::StrCat(call, ": call FinishStep of the last step first"));
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "AwaitPublished"));
+  // The host is about to read and write what the stream has waited for. Errors are found by Healthy.
+  r_.caller->Synchronize(r_.caller->Record()).IgnoreError();
   return Healthy();
 }
 

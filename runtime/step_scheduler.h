@@ -59,7 +59,7 @@ class StepScheduler {
   void SetTrace(StepTrace* trace);
 
   /// FailedPrecondition, naming `call`, while a step is in flight; the sticky error, if any; else every rank's weights
-  /// of the last step are here.
+  /// of the last step are here, and the host may work on all memory of the step.
   absl::Status Settle(absl::string_view call);
   /// FailedPrecondition, naming `call`, once a gradient of the next step was asked for; the sticky error, if any.
   absl::Status CheckBetweenSteps(absl::string_view call);

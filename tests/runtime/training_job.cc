@@ -34,38 +34,29 @@ shardstep_reference::Digests ToHex(const OptimizerDigests& digests) {
           .second_moment = digests.second_moment.ToHex()};
 }
 
-void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step, int64_t k) {
-  const int64_t micro_batch = k * optimizer.world_size() + optimizer.rank();
-  const int count = optimizer.layout().parameter_count() - (job.unused_last_parameter ? 1 : 0);
-  std::vector<int> order(count);
-  std::iota(order.rbegin(), order.rend(), 0);
-  if (job.ready_order_seed != 0) {
-    std::shuffle(order.begin(), order.end(), std::mt19937_64(Mix(job.ready_order_seed + 977 * step + micro_batch)));
-  }
-  const bool no_weights = job.uses_no_weights && job.uses_no_weights(optimizer.rank());
-  for (auto p = order.rbegin(); p != order.rend() && !no_weights; ++p) {
-    ASSERT_TRUE(optimizer.WeightsReady(*p).ok());
-    if (job.forward) job.forward(optimizer, step, *p);
-  }
-  for (const int p : order) {
-    if (micro_batch >= job.micro_batches) break;
-    if (optimizer.groups().frozen(p) || (job.unused && job.unused(step, micro_batch, p))) continue;
-    if (job.before_gradient) job.before_gradient(optimizer.rank());
-    ASSERT_TRUE(optimizer.GradientWritable(p).ok());
-    const absl::Span<Bf16> gradient = job.gradient_memory ? job.gradient_memory(optimizer, p) : optimizer.gradient(p);
-    const absl::Span<float> fp32_gradient = optimizer.fp32_gradient(p);
-    for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) {
-      const Bf16 value = job.gradient(step, micro_batch, p, i);
-      if (gradient.empty()) {
-        fp32_gradient[i] = job.fp32_gradient ? job.fp32_gradient(step, micro_batch, p, i) : ToFloat(value);
-      } else {
-        gradient[i] = value;
-      }
+// Writes the gradient of p to `to`, of the parameter's dtype.
+void Fill(const TrainingJob& job, const ShardLayout& layout, int64_t step, int64_t micro_batch, int p, void* to) {
+  const bool bf16 = layout.parameter(p).gradient_dtype == DType::kBf16;
+  for (int64_t i = 0; i < layout.elements(p); ++i) {
+    const Bf16 value = job.gradient(step, micro_batch, p, i);
+    if (bf16) {
+      static_cast<Bf16*>(to)[i] = value;
+    } else {
+      static_cast<float*>(to)[i] = job.fp32_gradient ? job.fp32_gradient(step, micro_batch, p, i) : ToFloat(value);
     }
-    ASSERT_TRUE(optimizer.GradientReady(p).ok());
   }
-  const absl::Status ended = optimizer.EndMicroStep();
-  ASSERT_TRUE(ended.ok()) << ended;
+}
+
+void WriteGradient(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step, int64_t micro_batch, int p) {
+  const ShardLayout& layout = optimizer.layout();
+  if (job.upload) {
+    std::vector<std::byte> gradient(layout.elements(p) * SizeBytes(layout.parameter(p).gradient_dtype));
+    Fill(job, layout, step, micro_batch, p, gradient.data());
+    return job.upload(optimizer, p, gradient);
+  }
+  const absl::Span<Bf16> bf16 = job.gradient_memory ? job.gradient_memory(optimizer, p) : optimizer.gradient(p);
+  void* const to = bf16.empty() ? static_cast<void*>(optimizer.fp32_gradient(p).data()) : bf16.data();
+  Fill(job, layout, step, micro_batch, p, to);
 }
 
 }  // namespace
@@ -87,6 +78,35 @@ float TrainingJob::InitialValue(int parameter, int64_t element) {
   return static_cast<float>(Uniform(static_cast<uint64_t>(parameter) << 32 | element) - 0.5);
 }
 
+void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step, int64_t k) {
+  const int64_t micro_batch = k * optimizer.world_size() + optimizer.rank();
+  const int count = optimizer.layout().parameter_count() - (job.unused_last_parameter ? 1 : 0);
+  std::vector<int> order(count);
+  std::iota(order.rbegin(), order.rend(), 0);
+  if (job.ready_order_seed != 0) {
+    std::shuffle(order.begin(), order.end(), std::mt19937_64(Mix(job.ready_order_seed + 977 * step + micro_batch)));
+  }
+  const bool no_weights = job.uses_no_weights && job.uses_no_weights(optimizer.rank());
+  for (auto p = order.rbegin(); p != order.rend() && !no_weights; ++p) {
+    ASSERT_TRUE(optimizer.WeightsReady(*p).ok());
+    if (job.forward) job.forward(optimizer, step, *p);
+  }
+  for (const int p : order) {
+    if (micro_batch >= job.micro_batches) break;
+    if (optimizer.groups().frozen(p) || (job.unused && job.unused(step, micro_batch, p))) continue;
+    if (job.before_gradient) job.before_gradient(optimizer.rank());
+    ASSERT_TRUE(optimizer.GradientWritable(p).ok());
+    WriteGradient(job, optimizer, step, micro_batch, p);
+    ASSERT_TRUE(optimizer.GradientReady(p).ok());
+  }
+  const absl::Status ended = optimizer.EndMicroStep();
+  ASSERT_TRUE(ended.ok()) << ended;
+}
+
+StepArguments ArgumentsOf(const TrainingJob& job, int64_t step) {
+  return {.learning_rate = 0.01 / (1.0 + step), .micro_batches = job.micro_batches, .max_norm = job.max_norm};
+}
+
 void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,
            std::vector<StepRecord>* records) {
   const auto finish = [&] {
@@ -101,8 +121,7 @@ void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_st
     for (int64_t k = 0; k < job.micro_steps(); ++k) ASSERT_NO_FATAL_FAILURE(MicroStep(job, optimizer, step, k));
     if (job.finish_late && step > first_step) finish();
     if (testing::Test::HasFatalFailure()) return;
-    const absl::Status enqueued = optimizer.Step(
-        {.learning_rate = 0.01 / (1.0 + step), .micro_batches = job.micro_batches, .max_norm = job.max_norm});
+    const absl::Status enqueued = optimizer.Step(ArgumentsOf(job, step));
     ASSERT_TRUE(enqueued.ok()) << enqueued;
     if (!job.finish_late) finish();
     if (testing::Test::HasFatalFailure()) return;
@@ -148,19 +167,24 @@ CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous) {
   return levels;
 }
 
-TrainingResult RunRank(const TrainingJob& job, CommunicatorLevels levels, Rendezvous& rendezvous) {
+TrainingResult RunRank(const TrainingJob& job, CommunicatorLevels levels, Rendezvous& rendezvous, ComputeDevice* device,
+                       const TrainRank& train) {
   TrainingResult result;
   const auto run = [&] {
     ASSERT_NE(levels.host, nullptr);
     OptimizerOptions options = job.options;
     options.micro_steps = job.micro_steps();
-    auto optimizer = ShardedOptimizer::Create(options, job.parameters, std::move(levels), &rendezvous);
+    auto optimizer = ShardedOptimizer::Create(options, job.parameters, std::move(levels), &rendezvous, device);
     ASSERT_TRUE(optimizer.ok()) << optimizer.status();
     const absl::Status initialized = (*optimizer)->Initialize([&](int p, int64_t begin, absl::Span<float> values) {
       for (size_t i = 0; i < values.size(); ++i) values[i] = job.initial_value(p, begin + i);
     });
     ASSERT_TRUE(initialized.ok()) << initialized;
-    Train(job, **optimizer, job.first_step, job.steps, &result.records);
+    if (train) {
+      train(job, **optimizer, &result.records);
+    } else {
+      Train(job, **optimizer, job.first_step, job.steps, &result.records);
+    }
     if (job.after_steps) job.after_steps(**optimizer);
     const absl::StatusOr<OptimizerDigests> digests = (*optimizer)->Digests();
     ASSERT_TRUE(digests.ok()) << digests.status();

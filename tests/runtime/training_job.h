@@ -46,6 +46,8 @@ struct TrainingJob {
   std::function<float(int64_t step, int64_t micro_batch, int parameter, int64_t element)> fp32_gradient;
   /// Where bf16 gradients are written; empty: the optimizer's.
   std::function<absl::Span<Bf16>(ShardedOptimizer& optimizer, int parameter)> gradient_memory;
+  /// Brings a gradient, in host memory, to where the optimizer wants it, in stream order; empty: it is written there.
+  std::function<void(ShardedOptimizer& optimizer, int parameter, absl::Span<const std::byte> gradient)> upload;
   std::function<float(int parameter, int64_t element)> initial_value = InitialValue;
   int64_t first_step = 0;  ///< its number; gradients and learning rates go by it
 
@@ -66,11 +68,18 @@ struct TrainingResult {
 /// Runs the job on threads, in process.
 TrainingResult RunTrainingJob(const TrainingJob& job);
 
-/// Runs this rank's part of the job. Collective.
-TrainingResult RunRank(const TrainingJob& job, CommunicatorLevels levels, Rendezvous& rendezvous);
+/// Runs this rank's part of the job, by TrainRank if it is given instead of by Train. Collective.
+using TrainRank = std::function<void(const TrainingJob& job, ShardedOptimizer& optimizer, std::vector<StepRecord>*)>;
+TrainingResult RunRank(const TrainingJob& job, CommunicatorLevels levels, Rendezvous& rendezvous,
+                       ComputeDevice* device = nullptr, const TrainRank& train = nullptr);
 
 /// The communicators of a rank of the job. Collective.
 CommunicatorLevels MakeLevels(const TrainingJob& job, Rendezvous& rendezvous);
+
+/// Micro-step k of step `step`: forwards, backwards, its end.
+void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step, int64_t k);
+/// What Step is called with.
+StepArguments ArgumentsOf(const TrainingJob& job, int64_t step);
 
 /// Runs `steps` steps of the job on a rank that has an optimizer; appends the records.
 void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_step, int64_t steps,

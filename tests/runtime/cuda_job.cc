@@ -1,0 +1,245 @@
+#include "shardstep/tests/runtime/cuda_job.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <deque>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "shardstep/comm/inproc/thread_rendezvous.h"
+#include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/comm/staged/staged_communicator.h"
+#include "shardstep/runtime/cuda_backend.h"
+#include "shardstep/tests/comm/landing_communicator.h"
+#include "shardstep/tests/comm/rank_threads.h"
+#include "shardstep/tests/cuda/host_cuda_kernels.h"
+
+namespace shardstep {
+namespace {
+
+// Where the ranks of one level meet.
+struct Level {
+  explicit Level(std::vector<int> its_ranks) : ranks(std::move(its_ranks)), group(static_cast<int>(ranks.size())) {}
+
+  int Number(int rank) const { return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin()); }
+  bool Has(int rank) const { return Number(rank) < static_cast<int>(ranks.size()); }
+
+  std::vector<int> ranks;
+  ThreadRendezvousGroup group;
+};
+
+// What all ranks of a job share.
+struct World {
+  explicit World(const CudaJob& cuda_job)
+      : cuda(cuda_job.cuda), nccl(cuda, cuda_job.nccl), kernels(cuda, {.order_seed = cuda_job.kernel_order_seed}) {
+    const TrainingJob& job = cuda_job.job;
+    std::map<int, std::vector<int>> hosts, rails;
+    std::map<int, int> size_of_host;
+    for (int rank = 0; rank < job.world_size; ++rank) {
+      const int host = job.host_of_rank.empty() ? 0 : job.host_of_rank[rank];
+      rails[size_of_host[host]++].push_back(rank);
+      hosts[host].push_back(rank);
+    }
+    for (const auto& [host, ranks] : hosts) host_levels.emplace_back(ranks);
+    for (const auto& [rail, ranks] : rails) rail_levels.emplace_back(ranks);
+  }
+
+  static Level& Of(std::deque<Level>& levels, int rank) {
+    return *std::find_if(levels.begin(), levels.end(), [&](const Level& level) { return level.Has(rank); });
+  }
+
+  FakeCuda cuda;
+  FakeNccl nccl;
+  HostCudaKernels kernels;
+  std::deque<Level> host_levels, rail_levels;
+};
+
+// One rank: its device, its compute stream, what the trainer keeps of its gradients on the host.
+class CudaRank {
+ public:
+  CudaRank(const CudaJob& cuda_job, World& world, Rendezvous& rendezvous)
+      : cuda_job_(cuda_job), world_(world), rendezvous_(rendezvous), ref_{&world.cuda, rendezvous.rank()} {
+    EXPECT_EQ(ref_.api->SetDevice(ref_.device), 0);
+    EXPECT_EQ(ref_.api->StreamCreate(&compute_stream_), 0);
+    auto device = CreateCudaComputeDevice({.api = &world.cuda, .kernels = &world.kernels}, ref_, compute_stream_);
+    EXPECT_TRUE(device.ok()) << device.status();
+    device_ = *std::move(device);
+  }
+  ~CudaRank() {
+    for (void* gradient : gradients_) ref_.api->FreeHost(gradient);
+    device_.reset();
+    ref_.api->StreamDestroy(compute_stream_);
+  }
+
+  TrainingResult Run() {
+    TrainingJob job = cuda_job_.job;
+    job.upload = [this](ShardedOptimizer& optimizer, int p, absl::Span<const std::byte> gradient) {
+      Upload(optimizer, p, gradient);
+    };
+    const TrainRank by_graph = [this](const TrainingJob& j, ShardedOptimizer& optimizer,
+                                      std::vector<StepRecord>* records) { TrainByGraph(j, optimizer, records); };
+    return RunRank(job, MakeLevels(), rendezvous_, device_.get(), cuda_job_.by_graph ? by_graph : nullptr);
+  }
+
+ private:
+  bool two_levels() const {
+    return cuda_job_.transport == CudaJob::Transport::kNcclOnTwoLevels ||
+           cuda_job_.transport == CudaJob::Transport::kStagedOnTwoLevels;
+  }
+  bool by_nccl() const {
+    return cuda_job_.transport == CudaJob::Transport::kNccl ||
+           cuda_job_.transport == CudaJob::Transport::kNcclOnTwoLevels;
+  }
+
+  CommunicatorLevels MakeLevels() {
+    CommunicatorLevels levels;
+    Level& host = World::Of(world_.host_levels, rendezvous_.rank());
+    levels.host = MakeLevel(host, /*joins=*/false, nullptr, &levels);
+    if (!two_levels()) return levels;
+    const auto map =
+        MapHosts(rendezvous_, absl::StrCat(cuda_job_.job.host_of_rank[rendezvous_.rank()]), absl::Minutes(1));
+    EXPECT_TRUE(map.ok()) << map.status();
+    levels.map = *map;
+    Level& rail = World::Of(world_.rail_levels, rendezvous_.rank());
+    levels.network = MakeLevel(rail, /*joins=*/true, levels.host.get(), &levels);
+    return levels;
+  }
+
+  std::unique_ptr<Communicator> MakeLevel(Level& level, bool joins, Communicator* other, CommunicatorLevels* levels) {
+    levels->rendezvous.push_back(level.group.Join(level.Number(rendezvous_.rank())));
+    Rendezvous& meeting = *levels->rendezvous.back();
+    const absl::Duration deadline = cuda_job_.job.options.wait_deadline;
+    absl::StatusOr<std::unique_ptr<Communicator>> made;
+    if (by_nccl()) {
+      NcclOptions options = {.wait_deadline = deadline,
+                             .exchange = cuda_job_.exchange,
+                             .heartbeat = absl::Milliseconds(20),
+                             .rank_names = level.ranks};
+      if (other != nullptr) {
+        options.other_failure = [other] { return other->AsyncStatus(); };
+        options.on_failure = [other](const absl::Status& why) { other->Abort(why); };
+      }
+      made = CreateNcclCommunicator(world_.nccl, ref_, device_->memory(), meeting, options);
+    } else {
+      absl::StatusOr<std::unique_ptr<Communicator>> inner =
+          joins ? CreateLandingCommunicator(meeting, {.wait_deadline = deadline, .rank_names = level.ranks})
+                : CreateInprocCommunicator(meeting, {.wait_deadline = deadline, .rank_names = level.ranks});
+      EXPECT_TRUE(inner.ok()) << inner.status();
+      made = CreateStagedCommunicator(ref_, device_->memory(), meeting, *std::move(inner), {});
+    }
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *std::move(made);
+  }
+
+  void Upload(ShardedOptimizer& optimizer, int p, absl::Span<const std::byte> gradient) {
+    if (gradient.empty()) return;
+    void* const staging = NewStaging(static_cast<int64_t>(gradient.size()));
+    std::copy(gradient.begin(), gradient.end(), static_cast<std::byte*>(staging));
+    UploadFrom(staging, optimizer, p, gradient);
+  }
+
+  void* NewStaging(int64_t size_bytes) {
+    void* staging = nullptr;
+    EXPECT_EQ(ref_.api->HostAlloc(&staging, size_bytes), 0);
+    gradients_.push_back(staging);
+    return staging;
+  }
+
+  void UploadFrom(const void* staging, ShardedOptimizer& optimizer, int p, absl::Span<const std::byte> gradient) {
+    void* to = optimizer.gradient(p).data();
+    if (to == nullptr) to = optimizer.fp32_gradient(p).data();
+    ASSERT_EQ(ref_.api->MemcpyAsync(to, staging, static_cast<int64_t>(gradient.size()), compute_stream_), 0);
+  }
+
+  // The first step as ever; then one step is captured, whose uploads read again what lies in their staging memory.
+  void TrainByGraph(const TrainingJob& job, ShardedOptimizer& optimizer, std::vector<StepRecord>* records) {
+    Train(job, optimizer, job.first_step, 1, records);
+    TrainingJob with_slots = job;
+    slots_.clear();
+    size_t slot = 0;
+    with_slots.upload = [this, &slot](ShardedOptimizer& o, int p, absl::Span<const std::byte> gradient) {
+      if (!gradient.empty()) UploadFrom(slots_.at(slot++), o, p, gradient);
+    };
+    // Nothing can be allocated inside a capture.
+    for (int64_t k = 0; k < job.micro_steps(); ++k) {
+      for (int p = optimizer.layout().parameter_count() - 1; p >= 0; --p) {
+        const bool has_data = k * optimizer.world_size() + optimizer.rank() < job.micro_batches;
+        if (has_data && optimizer.layout().elements(p) > 0)
+          slots_.push_back(NewStaging(2 * optimizer.layout().elements(p)));
+      }
+    }
+    CudaGraphHandle graph = nullptr;
+    ASSERT_TRUE(optimizer.BeginCapture().ok());
+    ASSERT_EQ(ref_.api->StreamBeginCapture(compute_stream_), 0);
+    CaptureStep(with_slots, optimizer);
+    ASSERT_EQ(ref_.api->StreamEndCapture(compute_stream_, &graph), 0);
+    for (int64_t step = job.first_step + 1; step < job.first_step + job.steps; ++step) {
+      FillSlots(job, optimizer, step);
+      const absl::Status ordered = optimizer.Replay(ArgumentsOf(job, step));
+      ASSERT_TRUE(ordered.ok()) << ordered;
+      ASSERT_EQ(ref_.api->GraphLaunch(graph, compute_stream_), 0);
+      const absl::StatusOr<StepRecord> record = optimizer.FinishStep();
+      ASSERT_TRUE(record.ok()) << record.status();
+      records->push_back(*record);
+    }
+    ASSERT_EQ(ref_.api->GraphDestroy(graph), 0);
+  }
+
+  void CaptureStep(const TrainingJob& job, ShardedOptimizer& optimizer) {
+    for (int64_t k = 0; k < job.micro_steps(); ++k) MicroStep(job, optimizer, job.first_step, k);
+    const absl::Status step = optimizer.Step(ArgumentsOf(job, job.first_step));
+    ASSERT_TRUE(step.ok()) << step;
+    const absl::Status ended = optimizer.EndCapture();
+    ASSERT_TRUE(ended.ok()) << ended;
+  }
+
+  // In the order of MicroStep's uploads: last parameter first.
+  void FillSlots(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step) {
+    size_t slot = 0;
+    TrainingJob refill = job;
+    for (int64_t k = 0; k < job.micro_steps(); ++k) {
+      const int64_t micro_batch = k * optimizer.world_size() + optimizer.rank();
+      if (micro_batch >= job.micro_batches) break;
+      for (int p = optimizer.layout().parameter_count() - 1; p >= 0; --p) {
+        if (optimizer.layout().elements(p) == 0) continue;
+        auto* const to = static_cast<Bf16*>(slots_.at(slot++));
+        for (int64_t i = 0; i < optimizer.layout().elements(p); ++i) to[i] = job.gradient(step, micro_batch, p, i);
+      }
+    }
+    ASSERT_EQ(slot, slots_.size());
+  }
+
+  const CudaJob& cuda_job_;
+  World& world_;
+  Rendezvous& rendezvous_;
+  const CudaDeviceRef ref_;
+  CudaStreamHandle compute_stream_ = nullptr;
+  std::unique_ptr<ComputeDevice> device_;
+  std::vector<void*> gradients_;  // pinned, until the end
+  std::vector<void*> slots_;      // of one captured step
+};
+
+}  // namespace
+
+TrainingResult RunCudaJob(const CudaJob& given) {
+  CudaJob cuda_job = given;
+  cuda_job.cuda.devices = cuda_job.job.world_size;
+  World world(cuda_job);
+  if (cuda_job.before) cuda_job.before(world.cuda);
+  std::vector<TrainingResult> results(cuda_job.job.world_size);
+  RunRankThreads(cuda_job.job.world_size, [&](Rendezvous& rendezvous) {
+    CudaRank rank(cuda_job, world, rendezvous);
+    results[rendezvous.rank()] = rank.Run();
+  });
+  if (cuda_job.after) cuda_job.after(world.cuda);
+  for (const TrainingResult& result : results) EXPECT_EQ(result.digests, results[0].digests);
+  EXPECT_EQ(world.cuda.leaks(), "");
+  EXPECT_THAT(world.cuda.misuses(), testing::IsEmpty());
+  EXPECT_THAT(world.nccl.problems(), testing::IsEmpty());
+  EXPECT_EQ(world.nccl.live(), 0);
+  return results[0];
+}
+
+}  // namespace shardstep
