@@ -70,6 +70,10 @@ class NcclCommunicator final : public Communicator {
     CudaEvent released_event;
     CudaEvent published_event;
   };
+  struct SlotUser {
+    int bucket = -1;  ///< -1: nobody
+    int64_t micro_step = 0;
+  };
   struct Call {
     absl::string_view name;
     absl::string_view unit;
@@ -86,6 +90,7 @@ class NcclCommunicator final : public Communicator {
   absl::StatusOr<CudaStream*> Check(const Call& call, Stream& stream) const;
   absl::StatusOr<CudaStream*> CheckStream(absl::string_view name, Stream& stream) const;
   absl::Status CheckContributions(absl::Span<const Slice> contributions) const;
+  absl::Status CheckOrder(const Call& exchange, int64_t slot) ABSL_LOCKS_EXCLUDED(state_mutex_);
   /// Enqueues `calls` on the wire, after what `caller` has been given so far.
   absl::Status Issue(const NcclOperation& operation, CudaStream& caller, absl::FunctionRef<void(NcclCalls&)> calls)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(issue_mutex_);
@@ -115,7 +120,8 @@ class NcclCommunicator final : public Communicator {
   int64_t exchanges_ ABSL_GUARDED_BY(issue_mutex_) = 0;
   int64_t reductions_ ABSL_GUARDED_BY(issue_mutex_) = 0;
   Mutex state_mutex_;
-  std::vector<BucketState> states_ ABSL_GUARDED_BY(state_mutex_);  ///< by bucket
+  std::vector<BucketState> states_ ABSL_GUARDED_BY(state_mutex_);   ///< by bucket
+  std::vector<SlotUser> slot_users_ ABSL_GUARDED_BY(state_mutex_);  ///< by slot
 
   std::unique_ptr<CudaStream> wire_;  ///< what NCCL runs on; none when alone
   NcclLink link_;
@@ -237,6 +243,7 @@ absl::Status NcclCommunicator::MakeArenas(const ArenaRequest& request, const Are
   layout_ = std::move(layout);
   const MutexLock lock(&state_mutex_);
   states_ = std::move(states);
+  slot_users_.resize(static_cast<size_t>(options_.landing_buckets));
   return absl::OkStatus();
 }
 
@@ -295,6 +302,18 @@ absl::Status NcclCommunicator::IssueOnWire(const NcclOperation& operation, absl:
   return queue_.End(*wire_);
 }
 
+absl::Status NcclCommunicator::CheckOrder(const Call& exchange, int64_t slot) {
+  const MutexLock lock(&state_mutex_);
+  const int64_t last = state(exchange.bucket).exchanged;
+  if (last >= exchange.number) {
+    return absl::FailedPreconditionError(absl::StrCat(exchange.Text(), ": micro-step ", last, " is already done"));
+  }
+  const SlotUser& user = slot_users_[static_cast<size_t>(slot)];
+  if (user.bucket < 0 || state(user.bucket).released >= user.micro_step) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(exchange.Text(), ": its landing slot holds bucket ", user.bucket,
+                                                    ", micro-step ", user.micro_step, ", which is not released"));
+}
+
 absl::Status NcclCommunicator::Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions,
                                         Stream& stream) {
   const Call call{"Exchange", "micro-step", bucket, micro_step};
@@ -305,14 +324,8 @@ absl::Status NcclCommunicator::Exchange(int bucket, int64_t micro_step, absl::Sp
 
   const MutexLock issue(&issue_mutex_);
   const int64_t slot = exchanges_ % options_.landing_buckets;
+  SHARDSTEP_RETURN_IF_ERROR(CheckOrder(call, slot));
   std::vector<Slice> slices = layout_.Slices(bucket, mine, slot);
-  {
-    const MutexLock lock(&state_mutex_);
-    if (state(bucket).exchanged >= micro_step) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(call.Text(), ": micro-step ", state(bucket).exchanged, " is already done"));
-    }
-  }
   CudaStream* done_on = caller;
   if (!alone() && layout_.bucket(bucket).shard_elements > 0) {
     SHARDSTEP_RETURN_IF_ERROR(Issue({NcclOperation::kExchange, bucket, micro_step}, *caller,
@@ -321,6 +334,7 @@ absl::Status NcclCommunicator::Exchange(int bucket, int64_t micro_step, absl::Sp
   }
   ++exchanges_;
   const MutexLock lock(&state_mutex_);
+  slot_users_[static_cast<size_t>(slot)] = {bucket, micro_step};
   state(bucket).exchanged = micro_step;
   state(bucket).slices = std::move(slices);
   return state(bucket).exchanged_event.RecordOn(*done_on);

@@ -132,10 +132,20 @@ class ContractTrainer {
       if (load_.contributions > 0) contributions.push_back(contribution);
     }
     Stream& stream = communicator_.traits().separate_exchange_stream ? *exchange_ : *caller_;
+    AwaitLandingSlot(stream);
     SHARDSTEP_RETURN_IF_ERROR(communicator_.Exchange(b, micro_step, contributions, stream));
     SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitSlices(b, micro_step, *update_));
     device_.Enqueue(*update_, "reduce", [this, b, micro_step] { return Reduce(b, micro_step); });
-    return communicator_.Release(b, micro_step, *update_);
+    SHARDSTEP_RETURN_IF_ERROR(communicator_.Release(b, micro_step, *update_));
+    releases_.push_back(update_->Record());
+    return absl::OkStatus();
+  }
+
+  // As the plan orders it: slices in a ring are released before so many more exchanges.
+  void AwaitLandingSlot(Stream& stream) const {
+    const CommunicatorTraits traits = communicator_.traits();
+    const auto slots = static_cast<size_t>(traits.landing_buckets);
+    if (!traits.slices_persist && releases_.size() >= slots) stream.Wait(releases_[releases_.size() - slots]);
   }
 
   void* GradientsOf(int b, int c) {
@@ -202,6 +212,7 @@ class ContractTrainer {
   ContractDevice& device_;
   std::vector<std::vector<uint32_t>> sums_;
   std::vector<std::vector<std::byte>> contributions_;  ///< by bucket, then contribution
+  std::vector<Event> releases_;                        ///< by exchange
   SmallReduction reduction_;
   const std::unique_ptr<Stream> caller_ = device_.MakeCallerStream();
   const std::unique_ptr<Stream> exchange_ = device_.MakeStream();

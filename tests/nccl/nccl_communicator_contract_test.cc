@@ -43,9 +43,8 @@ std::vector<ContractBackend> Backends() {
     backends.push_back(Backend({.name = "AllToAll", .world_size = world_size}));
     backends.push_back(Backend({.name = "SendRecv", .world_size = world_size, .nccl = {.all_to_all = false}}));
   }
-  backends.push_back(
-      Backend({.name = "Delayed", .world_size = 3, .nccl = {.all_to_all = false}, .delay_seed = 7, .landing_buckets = 2}));
-  backends.push_back(Backend({.name = "ConnectsWhenNeeded", .world_size = 2, .nccl = {.connects_when_needed = true}}));
+  backends.push_back(Backend(
+      {.name = "Delayed", .world_size = 3, .nccl = {.all_to_all = false}, .delay_seed = 7, .landing_buckets = 2}));
   return backends;
 }
 

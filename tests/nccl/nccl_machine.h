@@ -77,6 +77,11 @@ class NcclMachine {
   std::vector<std::unique_ptr<Rendezvous>> joined_ ABSL_GUARDED_BY(mutex_);
 };
 
+/// With a short heartbeat, else the defaults.
+inline NcclOptions QuickNccl(absl::Duration wait_deadline = absl::Minutes(1)) {
+  return {.wait_deadline = wait_deadline, .heartbeat = absl::Milliseconds(5)};
+}
+
 /// A GPU of such a machine, for the contract suites.
 class NcclContractDevice : public ContractDevice {
  public:
@@ -97,6 +102,7 @@ class NcclContractDevice : public ContractDevice {
     EXPECT_TRUE(enqueued.ok()) << enqueued;
   }
   Memory& memory() override { return machine_.memory(rank_); }
+  NcclMachine& machine() { return machine_; }
 
  private:
   NcclMachine& machine_;
