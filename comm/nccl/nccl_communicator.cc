@@ -149,17 +149,18 @@ absl::Status NcclCommunicator::Connect(NcclApi& nccl) {
 }
 
 NcclCommunicator::~NcclCommunicator() {
+  const bool connected = watch_ != nullptr;
   watch_.reset();
   if (wire_ == nullptr) return;
   const absl::StatusOr<OperationQueue::Progress> progress = queue_.Look();
   const bool idle = progress.ok() && progress->finished == progress->issued;
-  if (idle) {
+  if (connected && idle) {
     link_.Close(kFarewell);
   } else {
     link_.Abort();
   }
   // Nothing may still move when the arenas go.
-  wire_->Synchronize(wire_->Record()).IgnoreError();
+  device_.api->StreamSynchronize(wire_->handle());
 }
 
 CommunicatorTraits NcclCommunicator::traits() const {

@@ -139,7 +139,7 @@ bool FakeNccl::InitIsDone(const Member& member) const {
   const auto result = init_results_.find(member.rank);
   const std::vector<std::unique_ptr<Member>>& members = member.clique->members;
   const bool all_there = std::none_of(members.begin(), members.end(), [](const auto& m) { return m == nullptr; });
-  return all_there && (result == init_results_.end() || result->second != kInProgress);
+  return all_there && result == init_results_.end();
 }
 
 int FakeNccl::CommGetAsyncError(NcclHandle communicator, int* result) {
@@ -171,6 +171,10 @@ int FakeNccl::CommFinalize(NcclHandle communicator) {
   if (const int fault = Count("CommFinalize"); fault != kSuccess) return fault;
   Member* const member = Find("CommFinalize", communicator);
   if (member == nullptr) return kInvalidArgument;
+  if (!InitIsDone(*member) || member->finalized) {
+    problems_.push_back(absl::StrCat("CommFinalize of rank ", member->rank, ", which is not ready"));
+    return kInvalidUsage;
+  }
   member->finalized = true;
   return kInProgress;
 }
@@ -324,7 +328,7 @@ void FakeNccl::MakeProgress(Clique& clique) {
     heads.push_back(RankText(member->rank, calls));
   }
   if (moved) changed_.notify_all();
-  if (all_wait && !moved) Report(clique, absl::StrCat("deadlock: ", absl::StrJoin(heads, ", ")));
+  if (all_wait && !moved && !clique.has_problem) Report(clique, absl::StrCat("deadlock: ", absl::StrJoin(heads, ", ")));
 }
 
 // The messages of a group wait together; between two ranks they match in their order.
@@ -379,6 +383,7 @@ bool FakeNccl::RunCollectives(Clique& clique) {
 
 void FakeNccl::Report(Clique& clique, const std::string& problem) {
   problems_.push_back(problem);
+  clique.has_problem = true;
   for (const auto& member : clique.members) {
     if (member == nullptr || member->error != kSuccess) continue;
     member->error = kInvalidUsage;

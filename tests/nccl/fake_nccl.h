@@ -112,6 +112,7 @@ class FakeNccl : public NcclApi {
     int world_size = 0;
     std::vector<std::unique_ptr<Member>> members;  ///< by rank; null: not there yet
     std::set<FakeNcclCall::Kind> connected;
+    bool has_problem = false;
   };
   struct PendingGroup {
     int depth = 0;
