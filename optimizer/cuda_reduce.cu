@@ -6,7 +6,7 @@ namespace shardstep::cuda {
 namespace {
 
 template <bool kPlain>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, 8)
     ReduceKernel(const __grid_constant__ CudaReduce args, const __grid_constant__ CudaSumSchedule sum, bool aligned) {
   __shared__ ReduceShared<kPlain> shared;
   const DeviceMachine machine;

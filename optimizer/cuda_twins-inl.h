@@ -28,7 +28,7 @@ SHARDSTEP_DEVICE uint32_t MixedBits(const Floats<N>& floats) {
 }
 
 /// Loads what the sums of kParts vectors are made of. `first` gets the first bf16 slice's, or is left alone.
-template <int kParts, typename Machine>
+template <bool kPlain, int kParts, typename Machine>
 SHARDSTEP_DEVICE uint32_t LoadSlices(const Machine& machine, const CudaSumSchedule& sum, int64_t index,
                                      Halves<kVector> (&first)[kParts]) {
   constexpr int kBatch = kParts == 1 ? 4 : 2;
@@ -43,7 +43,7 @@ SHARDSTEP_DEVICE uint32_t LoadSlices(const Machine& machine, const CudaSumSchedu
       SHARDSTEP_UNROLL
       for (int part = 0; part < kParts; ++part) {
         const int64_t at = index + part * kPartStride;
-        if (addition.fp32) {
+        if (!kPlain && addition.fp32) {
           mixed |= MixedBits(LoadFloats<kVector>(machine, static_cast<const float*>(addition.data) + at));
         } else {
           slices[j][part] = LoadHalves<kVector>(machine, static_cast<const Bf16*>(addition.data) + at);
@@ -61,7 +61,7 @@ SHARDSTEP_DEVICE uint32_t LoadSlices(const Machine& machine, const CudaSumSchedu
 }
 
 /// Reduce with a norm. Running sums that are updated in place keep their bits, those that begin are the first slice.
-template <typename Machine>
+template <bool kPlain, typename Machine>
 class ReduceTwinWarp {
  public:
   SHARDSTEP_DEVICE ReduceTwinWarp(const Machine& machine, const CudaReduce& args, const CudaSumSchedule& sum)
@@ -88,7 +88,7 @@ class ReduceTwinWarp {
   }
 
  private:
-  static constexpr int kParts = 2;
+  static constexpr int kParts = kPlain ? 2 : 1;
   template <typename T>
   using PerLane = typename Machine::template PerLane<T>;
 
@@ -96,7 +96,7 @@ class ReduceTwinWarp {
     Floats<kVector> s[kParts];
     LoadSumsSoFar(machine_, sum_.accumulator, index, s);
     Halves<kVector> first[kParts] = {};
-    *mixed |= LoadSlices(machine_, sum_, index, first);
+    *mixed |= LoadSlices<kPlain>(machine_, sum_, index, first);
     SHARDSTEP_UNROLL
     for (int part = 0; part < kParts; ++part) {
       const int64_t at = index + part * kPartStride;
@@ -124,7 +124,7 @@ class ReduceTwinWarp {
 };
 
 /// Update of AdamW with an fp32 master behind bf16 weights, which become the master's upper halves.
-template <typename Machine>
+template <bool kPlain, typename Machine>
 class UpdateTwinThread {
  public:
   SHARDSTEP_DEVICE UpdateTwinThread(const Machine& machine, const CudaUpdate& args, const CudaSumSchedule& sum)
@@ -149,7 +149,7 @@ class UpdateTwinThread {
     Floats<kVector> accumulator[1];
     LoadSumsSoFar(machine_, sum_.accumulator, index, accumulator);
     Halves<kVector> first[1];
-    const uint32_t mixed = LoadSlices(machine_, sum_, index, first) | MixedBits(accumulator[0]);
+    const uint32_t mixed = LoadSlices<kPlain>(machine_, sum_, index, first) | MixedBits(accumulator[0]);
     StoreFloats(machine_, first_moment, args_.first_moment + index);
     StoreFloats(machine_, second_moment, args_.second_moment + index);
     StoreFloats(machine_, master, args_.master + index);

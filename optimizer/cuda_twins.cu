@@ -5,18 +5,21 @@
 namespace shardstep::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kReduceThreads)
+template <bool kPlain>
+__global__ void __launch_bounds__(kReduceThreads, 8)
     ReduceTwinKernel(const __grid_constant__ CudaReduce args, const __grid_constant__ CudaSumSchedule sum) {
   const DeviceMachine machine;
   const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-  ReduceTwinWarp<DeviceMachine>(machine, args, sum)
+  ReduceTwinWarp<kPlain, DeviceMachine>(machine, args, sum)
       .Run(int64_t{blockIdx.x} * kReduceWarps + warp, int64_t{gridDim.x} * kReduceWarps);
 }
 
-__global__ void __launch_bounds__(kUpdateThreads)
+template <bool kPlain>
+__global__ void __launch_bounds__(kUpdateThreads, 6)
     UpdateTwinKernel(const __grid_constant__ CudaUpdate args, const __grid_constant__ CudaSumSchedule sum) {
   const DeviceMachine machine;
-  UpdateTwinThread<DeviceMachine>(machine, args, sum).Run(static_cast<int>(threadIdx.x), {blockIdx.x, gridDim.x});
+  UpdateTwinThread<kPlain, DeviceMachine>(machine, args, sum)
+      .Run(static_cast<int>(threadIdx.x), {blockIdx.x, gridDim.x});
 }
 
 }  // namespace
@@ -24,12 +27,15 @@ __global__ void __launch_bounds__(kUpdateThreads)
 int LaunchReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   if (!IsAligned(args, sum)) return cudaErrorMisalignedAddress;
   const int64_t blocks = (args.segments.blocks + kReduceWarps - 1) / kReduceWarps;
-  return Launch<ReduceTwinKernel>(blocks, kReduceThreads, stream, args, sum);
+  return IsPlain(sum) ? Launch<ReduceTwinKernel<true>>(blocks, kReduceThreads, stream, args, sum)
+                      : Launch<ReduceTwinKernel<false>>(blocks, kReduceThreads, stream, args, sum);
 }
 
 int LaunchUpdateTwin(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   if (!IsAligned(args, sum)) return cudaErrorMisalignedAddress;
-  return Launch<UpdateTwinKernel>(args.segments.blocks, kUpdateThreads, stream, args, sum);
+  const int64_t blocks = args.segments.blocks;
+  return IsPlain(sum) ? Launch<UpdateTwinKernel<true>>(blocks, kUpdateThreads, stream, args, sum)
+                      : Launch<UpdateTwinKernel<false>>(blocks, kUpdateThreads, stream, args, sum);
 }
 
 }  // namespace shardstep::cuda

@@ -10,7 +10,7 @@
 namespace shardstep::cuda {
 
 template <typename UpdateRule, typename Weights, bool kPlain>
-__global__ void __launch_bounds__(kUpdateThreads)
+__global__ void __launch_bounds__(kUpdateThreads, 6)
     UpdateKernel(const __grid_constant__ CudaUpdate args, const __grid_constant__ CudaSumSchedule sum, bool aligned) {
   const DeviceMachine machine;
   UpdateThread<UpdateRule, Weights, kPlain, DeviceMachine>(machine, args, sum, aligned)

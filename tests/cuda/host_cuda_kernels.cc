@@ -80,23 +80,25 @@ void RunUpdate(const HostCudaKernelsOptions& options, const CudaUpdate& args, co
   }
 }
 
+template <bool kPlain>
 void RunReduceTwin(const HostCudaKernelsOptions& options, const CudaReduce& args, const CudaSumSchedule& sum) {
   HostMachine machine(options.order_seed);
   const int grid = Grid(options, ReduceBlocks(args));
   for (const int block : machine.Order(grid)) {
     for (const int warp : machine.Order(kReduceWarps)) {
-      cuda::ReduceTwinWarp<HostMachine>(machine, args, sum)
+      cuda::ReduceTwinWarp<kPlain, HostMachine>(machine, args, sum)
           .Run(int64_t{block} * kReduceWarps + warp, int64_t{grid} * kReduceWarps);
     }
   }
 }
 
+template <bool kPlain>
 void RunUpdateTwin(const HostCudaKernelsOptions& options, const CudaUpdate& args, const CudaSumSchedule& sum) {
   HostMachine machine(options.order_seed);
   const int grid = Grid(options, args.segments.blocks);
   for (const int block : machine.Order(grid)) {
     for (const int thread : machine.Order(kUpdateThreads)) {
-      cuda::UpdateTwinThread<HostMachine>(machine, args, sum).Run(thread, {block, grid});
+      cuda::UpdateTwinThread<kPlain, HostMachine>(machine, args, sum).Run(thread, {block, grid});
     }
   }
 }
@@ -194,12 +196,24 @@ int HostCudaKernels::Decide(const DecideWords& words, CudaStreamHandle stream) {
 
 int HostCudaKernels::ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   return cuda_.Enqueue(stream, "ReduceTwin", LaunchRanges(args.segments, sum).Of(args),
-                       [options = options_, args, sum] { RunReduceTwin(options, args, sum); });
+                       [options = options_, args, sum] {
+                         if (cuda::IsPlain(sum)) {
+                           RunReduceTwin<true>(options, args, sum);
+                         } else {
+                           RunReduceTwin<false>(options, args, sum);
+                         }
+                       });
 }
 
 int HostCudaKernels::UpdateTwin(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   return cuda_.Enqueue(stream, "UpdateTwin", LaunchRanges(args.segments, sum).Of(args),
-                       [options = options_, args, sum] { RunUpdateTwin(options, args, sum); });
+                       [options = options_, args, sum] {
+                         if (cuda::IsPlain(sum)) {
+                           RunUpdateTwin<true>(options, args, sum);
+                         } else {
+                           RunUpdateTwin<false>(options, args, sum);
+                         }
+                       });
 }
 
 }  // namespace shardstep
