@@ -8,6 +8,7 @@
 #include "absl/functional/function_ref.h"
 #include "shardstep/comm/host_stream.h"
 #include "shardstep/comm/shm/arena_extents.h"
+#include "shardstep/comm/staged/staged_arenas.h"
 #include "shardstep/comm/staged/staged_failure.h"
 #include "shardstep/comm/staged/staged_lane.h"
 #include "shardstep/comm/staged/staged_layout.h"
@@ -15,8 +16,6 @@
 namespace shardstep {
 namespace {
 
-// Contributions leave while those of the exchange before are on their way.
-constexpr size_t kStagingSlots = 2;
 // Slices of as many exchanges of a bucket stay where readers got them.
 constexpr size_t kKeptExchanges = 16;
 
@@ -47,8 +46,8 @@ class StagedCommunicator final : public Communicator {
   }
 
   absl::Status Allocate(const ArenaRequest& request) override;
-  BufferView gradients() override { return gradients_.view(); }
-  BufferView weights() override { return weights_; }
+  BufferView gradients() override { return arenas_.gradients.view(); }
+  BufferView weights() override { return arenas_.weights; }
 
   absl::Status Exchange(int bucket, int64_t micro_step, absl::Span<const Slice> contributions, Stream& stream) override;
   absl::Status AwaitSlices(int bucket, int64_t micro_step, Stream& stream) override;
@@ -101,9 +100,7 @@ class StagedCommunicator final : public Communicator {
 
   bool alone() const { return layout_.world_size == 1; }
   absl::Status CheckRequest(const ArenaRequest& request) const;
-  absl::Status Plan(const ArenaRequest& request, const ArenaSizes& sizes);
   absl::Status MakeArenas(const ArenaRequest& request, const ArenaSizes& sizes);
-  absl::StatusOr<Buffer> Pin(BufferView arena, absl::string_view what) const;
 
   /// The stream of a call, or what is wrong with it.
   absl::StatusOr<CudaStream*> Check(const Call& call, Stream& stream) const;
@@ -134,14 +131,8 @@ class StagedCommunicator final : public Communicator {
   bool allocate_called_ = false;
   std::atomic<bool> allocated_ = false;
   StagedLayout layout_;
-  Buffer gradients_;
-  Buffer own_weights_;  ///< empty when they were given
-  BufferView weights_;
-  Buffer landing_;
-  Buffer staging_;
-  Buffer words_;  ///< of a SmallReduction on the host
-  Buffer pinned_gradients_;
-  Buffer pinned_weights_;
+  StagedArenas arenas_;
+  Buffer words_;                     ///< of a SmallReduction on the host
   std::vector<void*> destinations_;  ///< by bucket
 
   Mutex mutex_;  ///< held by a call while it enqueues
@@ -149,7 +140,6 @@ class StagedCommunicator final : public Communicator {
   std::vector<BucketState> states_ ABSL_GUARDED_BY(mutex_);      ///< by bucket
   std::vector<ExchangeState> landings_ ABSL_GUARDED_BY(mutex_);  ///< by landing slot
   std::vector<ExchangeState> stagings_ ABSL_GUARDED_BY(mutex_);  ///< by staging slot
-  Event last_published_ ABSL_GUARDED_BY(mutex_);
 
   std::unique_ptr<CudaStream> relay_;    ///< alone
   std::unique_ptr<StagedLane> leaving_;  ///< lanes: none when alone
@@ -205,7 +195,9 @@ absl::Status StagedCommunicator::Allocate(const ArenaRequest& request) {
   const absl::StatusOr<ArenaSizes> sizes = MeasureArenas(request, world_size());
   const absl::Status valid = sizes.ok() ? CheckRequest(request) : sizes.status();
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous_, "Allocate: arguments", valid, deadline));
-  SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(rendezvous_, "Allocate: memory of devices", Plan(request, *sizes), deadline));
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnStatus(rendezvous_, "Allocate: memory of devices",
+                    StagedArenas::Plan(request, *sizes, options_.landing_buckets, memory_, &layout_), deadline));
   if (!alone()) {
     SHARDSTEP_RETURN_IF_ERROR(inner_->Allocate({.buckets = request.buckets, .contributions = request.contributions}));
   }
@@ -220,64 +212,15 @@ absl::Status StagedCommunicator::CheckRequest(const ArenaRequest& request) const
   return absl::InvalidArgumentError(absl::StrCat("weights: not memory of device ", device_.device));
 }
 
-// Before anything is allocated.
-absl::Status StagedCommunicator::Plan(const ArenaRequest& request, const ArenaSizes& sizes) {
-  layout_.buckets.assign(request.buckets.begin(), request.buckets.end());
-  layout_.contributions = request.contributions;
-  if (!alone()) {
-    SHARDSTEP_ASSIGN_OR_RETURN(layout_.landing_slot_bytes, layout_.LandingSlotBytes());
-    SHARDSTEP_ASSIGN_OR_RETURN(layout_.staging_slot_bytes, layout_.StagingSlotBytes());
-  }
-  const int64_t made_weights = request.weights.data == nullptr ? sizes.weight_bytes : 0;
-  int64_t bytes = 0;
-  if (__builtin_mul_overflow(layout_.landing_slot_bytes, int64_t{options_.landing_buckets}, &bytes) ||
-      __builtin_add_overflow(sizes.gradient_bytes + made_weights, bytes, &bytes)) {
-    return absl::ResourceExhaustedError("landing slots: more bytes than can be counted");
-  }
-  return memory_.CheckAvailable(bytes, "arenas and landing slots");
-}
-
 absl::Status StagedCommunicator::MakeArenas(const ArenaRequest& request, const ArenaSizes& sizes) {
-  constexpr PageBacking kNow = PageBacking::kOnCreation;
-  const int64_t made_weights = request.weights.data == nullptr ? sizes.weight_bytes : 0;
-  const int64_t landing_bytes = layout_.landing_slot_bytes * options_.landing_buckets;
-  SHARDSTEP_ASSIGN_OR_RETURN(gradients_, memory_.Allocate(sizes.gradient_bytes, "gradient arena", kNow));
-  SHARDSTEP_ASSIGN_OR_RETURN(own_weights_, memory_.Allocate(made_weights, "weight arena", kNow));
-  SHARDSTEP_ASSIGN_OR_RETURN(landing_, memory_.Allocate(landing_bytes, "landing slots", kNow));
-  weights_ = {request.weights.data != nullptr ? request.weights.data : own_weights_.view().data, sizes.weight_bytes};
-  layout_.gradients = gradients_.view().data;
-  layout_.weights = weights_.data;
-  layout_.landing = landing_.view().data;
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      arenas_, StagedArenas::Make(request, sizes, options_.landing_buckets, device_, memory_, *inner_, &layout_));
   for (int b = 0; b < static_cast<int>(layout_.buckets.size()); ++b) destinations_.push_back(layout_.OwnWeights(b));
-  if (!alone()) {
-    const int64_t staging_bytes = layout_.staging_slot_bytes * static_cast<int64_t>(kStagingSlots);
-    SHARDSTEP_ASSIGN_OR_RETURN(staging_, memory_.AllocateForBoth(staging_bytes, "staging slots"));
-    SHARDSTEP_ASSIGN_OR_RETURN(pinned_gradients_, Pin(inner_->gradients(), "gradient arena of the host"));
-    SHARDSTEP_ASSIGN_OR_RETURN(pinned_weights_, Pin(inner_->weights(), "weight arena of the host"));
-    layout_.staging = staging_.view().data;
-    layout_.host_gradients = inner_->gradients().data;
-    layout_.host_weights = inner_->weights().data;
-  }
   const MutexLock lock(&mutex_);
   states_.resize(layout_.buckets.size());
   landings_.resize(static_cast<size_t>(options_.landing_buckets));
   stagings_.resize(kStagingSlots);
   return absl::OkStatus();
-}
-
-// Ranks that are threads share inner's arenas: whoever comes first pins them. Copies need no pinned memory, it is
-// faster.
-absl::StatusOr<Buffer> StagedCommunicator::Pin(BufferView arena, absl::string_view what) const {
-  if (arena.size_bytes == 0) return Buffer();
-  SHARDSTEP_RETURN_IF_ERROR(MakeCurrent(device_));
-  const int error = device_.api->HostRegister(arena.data, arena.size_bytes);
-  if (error == CudaApi::kHostMemoryAlreadyRegistered) return Buffer();
-  SHARDSTEP_RETURN_IF_ERROR(CudaStatus(
-      *device_.api, error, absl::StrCat(what, ": ", arena.size_bytes, " bytes to be pinned: cudaHostRegister")));
-  return Buffer(arena, [device = device_](BufferView memory) {
-    device.api->SetDevice(device.device);
-    device.api->HostUnregister(memory.data);
-  });
 }
 
 // ---- Calls ----------------------------------------------------------------------------------------------------------
@@ -376,7 +319,7 @@ absl::Status StagedCommunicator::EnqueueExchange(const Call& call, absl::Span<co
     return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": its landing slot holds bucket ", landing.bucket,
                                                       ", micro-step ", landing.micro_step, ", not released"));
   }
-  const int64_t staging_slot = exchanges_ % static_cast<int64_t>(kStagingSlots);
+  const int64_t staging_slot = exchanges_ % kStagingSlots;
   const bool contributes = layout_.contributions > 0;
   // The exchange that last left from the same memory of the host.
   ExchangeState before = stagings_[static_cast<size_t>(staging_slot)];
@@ -475,9 +418,9 @@ absl::Status StagedCommunicator::AllReduceSmall(SmallReduction* reduction, Strea
   SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const caller, CheckStream("AllReduceSmall", stream));
   if (alone()) return absl::OkStatus();
   const MutexLock lock(&mutex_);
-  SHARDSTEP_ASSIGN_OR_RETURN(const Event reduced,
-                             Enqueue(*reducing_, {caller->Record(), last_published_},
-                                     [this, reduction](StagedLane& lane) { return Reduce(lane, reduction); }));
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      const Event reduced,
+      Enqueue(*reducing_, {caller->Record()}, [this, reduction](StagedLane& lane) { return Reduce(lane, reduction); }));
   caller->Wait(reduced);
   return caller->status();
 }
@@ -512,7 +455,6 @@ absl::Status StagedCommunicator::Publish(int bucket, int64_t step, Stream& strea
           SHARDSTEP_RETURN_IF_ERROR(Do([&](Stream& s) { return inner_->AwaitPublished(bucket, step, s); }));
           return lane.Copy(layout_.Published(bucket));
         }));
-    last_published_ = of_bucket.published_event;
   }
   of_bucket.published = step;
   return absl::OkStatus();

@@ -33,13 +33,13 @@ struct StagedOptions {
 ///   arriving    inner's Exchange and AwaitSlices, slices to the device, inner's Release
 ///   publishing  this rank's shard of the weights to the host, inner's Publish
 ///   published   inner's AwaitPublished, the other ranks' shards to the device
-///   reducing    what has been published here so far is; the reduction to the host, inner's AllReduceSmall, and back
+///   reducing    the reduction to the host, inner's AllReduceSmall, and back
 /// So no work waits for work behind it, on any rank, if every rank issues its operations in the same order, as plans
-/// do: the arriving work of exchange n waits for its own leaving work and for the arriving works n of the others, the
-/// leaving one for arriving works before n; a published work waits for publishing works, which wait for no other rank;
-/// a reducing one for published works issued before it and for the same one of the others; and all of them for streams
-/// of the caller as far as they had been filled when they were issued. The caller orders the reuse of landing slots
-/// (plans do): FailedPrecondition when the Release of a slot's last user has not been issued.
+/// do: the arriving work of exchange n waits for its own leaving work and for the arriving works n of the others; a
+/// leaving one for arriving works of earlier exchanges; a published one for the publishing works of all ranks; a
+/// publishing one for published works of earlier steps; a reducing one for the same one of the others; and all of them
+/// for streams of the caller as far as these had been filled when they were issued. The caller orders the reuse of
+/// landing slots (plans do): FailedPrecondition when the Release of a slot's last user has not been issued.
 ///
 /// The first error of any work is that of the communicator and of all streams that it was called with (deadlines,
 /// Abort, names of ranks: inner's), though what is enqueued there goes on. A reduction that failed has this rank's part

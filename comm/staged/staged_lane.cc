@@ -12,7 +12,7 @@ absl::StatusOr<std::unique_ptr<StagedLane>> StagedLane::Create(const CudaDeviceR
                                                                const char* name) {
   std::unique_ptr<StagedLane> lane(new StagedLane(name, std::move(failure)));
   SHARDSTEP_ASSIGN_OR_RETURN(lane->copies_, CudaStream::Create(device, name));
-  SHARDSTEP_ASSIGN_OR_RETURN(lane->stream_, CudaStream::Create(device, name));
+  SHARDSTEP_ASSIGN_OR_RETURN(lane->stream_, CudaStream::Create(device, "lane"));
   SHARDSTEP_ASSIGN_OR_RETURN(lane->bridge_, HostBridge::Create(device, memory));
   lane->failure_->Watch(lane->stream_.get());
   return lane;
