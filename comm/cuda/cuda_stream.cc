@@ -58,6 +58,8 @@ absl::Status CudaStream::MakeEvents() {
     SHARDSTEP_RETURN_IF_ERROR(CudaStatus(*device_.api, error, absl::StrCat(name_, ": cudaEventCreate")));
     events_.push_back(event);
   }
+  MutexLock lock(&mutex_);
+  clocks_.resize(kEvents);
   return absl::OkStatus();
 }
 
@@ -73,6 +75,7 @@ Event CudaStream::Record() {
   {
     MutexLock lock(&mutex_);
     ticket = ++recorded_;
+    clocks_[static_cast<size_t>(ticket % kEvents)] = clock_;
   }
   static_cast<void>(Enqueue(
       "cudaEventRecord", [&](CudaStreamHandle handle) { return device_.api->EventRecord(EventOf(ticket), handle); }));
@@ -88,9 +91,33 @@ void CudaStream::Wait(const Event& event) {
   }
   Fail(other->status());
   if (other->IsSettled(event.ticket)) return;
-  static_cast<void>(Enqueue("cudaStreamWaitEvent", [&](CudaStreamHandle handle) {
-    return device_.api->StreamWaitEvent(handle, other->EventOf(event.ticket));
-  }));
+  static_cast<void>(WaitFor(other->EventOf(event.ticket), other->PointOf(event.ticket)));
+}
+
+StreamPoint CudaStream::Mark() {
+  MutexLock lock(&mutex_);
+  return {.stream = identity_, .position = ++recorded_, .clock = clock_};
+}
+
+absl::Status CudaStream::WaitFor(CudaEventHandle event, const StreamPoint& point) {
+  if (point.stream == nullptr || point.stream == identity_ || IsBehind(point)) return status();
+  SHARDSTEP_RETURN_IF_ERROR(Enqueue(
+      "cudaStreamWaitEvent", [&](CudaStreamHandle handle) { return device_.api->StreamWaitEvent(handle, event); }));
+  MutexLock lock(&mutex_);
+  clock_.Merge(point.clock);
+  clock_.Advance(point.stream, point.position);
+  return absl::OkStatus();
+}
+
+// Where the ring's event was recorded again, what is waited for is later; the point says less.
+StreamPoint CudaStream::PointOf(int64_t ticket) const {
+  MutexLock lock(&mutex_);
+  return {.stream = identity_, .position = ticket, .clock = clocks_[static_cast<size_t>(ticket % kEvents)]};
+}
+
+bool CudaStream::IsBehind(const StreamPoint& point) const {
+  MutexLock lock(&mutex_);
+  return clock_.IsBehind(point.stream, point.position);
 }
 
 absl::Status CudaStream::Synchronize(const Event& event) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "shardstep/comm/cuda/cuda_api.h"
+#include "shardstep/comm/cuda/stream_clock.h"
 #include "shardstep/comm/mutex.h"
 #include "shardstep/comm/stream.h"
 
@@ -34,10 +35,20 @@ class StreamFailure {
   virtual absl::Status status() const = 0;
 };
 
+/// A point that a stream has come to, and what it had come after by then. Default: a point before everything.
+struct StreamPoint {
+  StreamClock::Identity stream;
+  int64_t position = 0;
+  StreamClock clock;
+};
+
 /// A CUDA stream, owned or the caller's. Nothing blocks the host but Synchronize, and the destructor after a Call.
 ///
 /// Events come from a ring made at creation. A ticket that is older than the ring waits for a later one of the same
 /// stream, which was enqueued before the wait as well: later than needed, never too early, and never a cycle.
+///
+/// A wait for what the stream comes after already, because it has waited for that or for something that had, is left
+/// out.
 ///
 /// Inside a capture (CUDA graphs) what was recorded before it cannot be waited for, and afterwards what was recorded
 /// inside: Settle, when everything enqueued so far is known to have finished, makes all tickets so far count as
@@ -75,8 +86,13 @@ class CudaStream : public Stream {
   /// The first error wins. Any thread.
   void Fail(const absl::Status& status);
   /// From now on an error of `failure` is this stream's too, unless it has one of its own; so neither needs to know
-  /// whether the other is still there. What is enqueued goes on, functions of Call included. Once per failure is enough.
+  /// whether the other is still there. What is enqueued goes on, functions of Call included. Once per failure is
+  /// enough.
   void FailsWith(std::shared_ptr<const StreamFailure> failure);
+  /// For an event of somebody else's that is about to be recorded here, and one whose last record was `point`: later
+  /// work starts after it.
+  StreamPoint Mark();
+  absl::Status WaitFor(CudaEventHandle event, const StreamPoint& point);
   /// See above.
   void Settle();
   /// Whether `event` of this stream is reached; does not wait. Never yes too early, and yes once the stream has failed.
@@ -100,7 +116,10 @@ class CudaStream : public Stream {
   static void RunCallback(void* data);
   CudaEventHandle EventOf(int64_t ticket) const { return events_[static_cast<size_t>(ticket % kEvents)]; }
   bool IsSettled(int64_t ticket) const;
+  StreamPoint PointOf(int64_t ticket) const;
+  bool IsBehind(const StreamPoint& point) const;
 
+  const StreamClock::Identity identity_ = std::make_shared<const char>();
   const CudaDeviceRef device_;
   const CudaStreamHandle handle_;
   const bool owned_;
@@ -108,9 +127,11 @@ class CudaStream : public Stream {
   std::vector<CudaEventHandle> events_;  ///< the ring
 
   std::atomic<bool> failed_{false};
-  mutable Mutex mutex_;                           ///< never held in a call of the runtime
-  int64_t recorded_ ABSL_GUARDED_BY(mutex_) = 0;  ///< the ticket of the last Record
-  int64_t settled_ ABSL_GUARDED_BY(mutex_) = 0;   ///< tickets up to this one count as reached
+  mutable Mutex mutex_;                                      ///< never held in a call of the runtime
+  int64_t recorded_ ABSL_GUARDED_BY(mutex_) = 0;             ///< the ticket of the last Record
+  int64_t settled_ ABSL_GUARDED_BY(mutex_) = 0;              ///< tickets up to this one count as reached
+  StreamClock clock_ ABSL_GUARDED_BY(mutex_);                ///< what this stream comes after
+  std::vector<StreamClock> clocks_ ABSL_GUARDED_BY(mutex_);  ///< of the ring's events
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<const StreamFailure>> failures_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::unique_ptr<Callback>> callbacks_;  ///< of whoever enqueues

@@ -20,10 +20,12 @@ class CudaEvent {
     SHARDSTEP_RETURN_IF_ERROR(CudaStatus(*device.api, result, "cudaEventCreate"));
     return event;
   }
-  CudaEvent(CudaEvent&& other) noexcept : api_(other.api_), handle_(std::exchange(other.handle_, nullptr)) {}
+  CudaEvent(CudaEvent&& other) noexcept
+      : api_(other.api_), handle_(std::exchange(other.handle_, nullptr)), point_(std::move(other.point_)) {}
   CudaEvent& operator=(CudaEvent&& other) noexcept {
     std::swap(api_, other.api_);
     std::swap(handle_, other.handle_);
+    std::swap(point_, other.point_);
     return *this;
   }
   CudaEvent(const CudaEvent&) = delete;
@@ -32,15 +34,15 @@ class CudaEvent {
     if (handle_ != nullptr) api_->EventDestroy(handle_);
   }
 
-  absl::Status RecordOn(CudaStream& stream) const {
+  absl::Status RecordOn(CudaStream& stream) {
+    point_ = stream.Mark();
     return stream.Enqueue("cudaEventRecord",
                           [this](CudaStreamHandle handle) { return api_->EventRecord(handle_, handle); });
   }
   /// Later work on `stream` starts after the last record.
-  absl::Status MakeWait(CudaStream& stream) const {
-    return stream.Enqueue("cudaStreamWaitEvent",
-                          [this](CudaStreamHandle handle) { return api_->StreamWaitEvent(handle, handle_); });
-  }
+  absl::Status MakeWait(CudaStream& stream) const { return stream.WaitFor(handle_, point_); }
+  /// As before the first record (CudaStream::Settle).
+  void Settle() { point_ = StreamPoint(); }
   absl::StatusOr<bool> IsReached() const {
     const int result = api_->EventQuery(handle_);
     if (result == CudaApi::kNotReady) return false;
@@ -51,6 +53,7 @@ class CudaEvent {
  private:
   CudaApi* api_ = nullptr;
   CudaEventHandle handle_ = nullptr;
+  StreamPoint point_;  ///< of the last record
 };
 
 }  // namespace shardstep
