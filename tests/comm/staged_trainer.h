@@ -46,9 +46,12 @@ class StagedTrainer {
     for (int b = load_.bucket_count() - 1; b >= 0; --b) {
       SHARDSTEP_RETURN_IF_ERROR(Update(b));
       exchange_->Wait(updated_[static_cast<size_t>(b)]);
+      NameWaits("Publish", step);
       SHARDSTEP_RETURN_IF_ERROR(communicator_.Publish(b, step, *exchange_));
+      cuda_.BeginPhase("trainer");
     }
     for (int b = 0; b < load_.bucket_count(); ++b) {
+      NameWaits("AwaitPublished", step);
       SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitPublished(b, step, *caller_));
     }
     return Forward(step);
@@ -73,13 +76,22 @@ class StagedTrainer {
     });
   }
 
+  /// Waits of communicators have the same names in all steps but the first, which has fewer.
+  void NameWaits(const char* operation, int64_t number) {
+    cuda_.BeginPhase(absl::StrCat(number == 0 ? "first " : "", operation));
+  }
+
   absl::Status MicroStep(int b, int64_t micro_step) {
+    NameWaits("AwaitReleased", micro_step);
     if (micro_step > 0) SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitReleased(b, micro_step - 1, *caller_));
     SHARDSTEP_RETURN_IF_ERROR(Backward(b, micro_step));
+    cuda_.BeginPhase("trainer");
     exchange_->Wait(caller_->Record());
     const auto slots = static_cast<size_t>(communicator_.traits().landing_buckets);
     if (releases_.size() >= slots) exchange_->Wait(releases_[releases_.size() - slots]);
+    NameWaits("Exchange", micro_step);
     SHARDSTEP_RETURN_IF_ERROR(communicator_.Exchange(b, micro_step, {}, *exchange_));
+    NameWaits("AwaitSlices", micro_step);
     SHARDSTEP_RETURN_IF_ERROR(communicator_.AwaitSlices(b, micro_step, *update_));
     SHARDSTEP_RETURN_IF_ERROR(Reduce(b, micro_step));
     SHARDSTEP_RETURN_IF_ERROR(communicator_.Release(b, micro_step, *update_));
@@ -116,12 +128,15 @@ class StagedTrainer {
   absl::Status Decide() {
     auto* const words = reduction_.as<SmallReduction>();
     const int64_t bytes = sizeof(SmallReduction);
+    cuda_.BeginPhase("trainer");
     update_->Wait(caller_->Record());
     SHARDSTEP_RETURN_IF_ERROR(Launch(*update_, "Contribute", {{words, bytes, true}}, [words] {
       *words = SmallReduction();
       words->sums[SmallReduction::kArrivals] = 1;
     }));
+    cuda_.BeginPhase("AllReduceSmall");
     SHARDSTEP_RETURN_IF_ERROR(communicator_.AllReduceSmall(words, *update_));
+    cuda_.BeginPhase("trainer");
     return Launch(*update_, "Decide", {{words, bytes, false}}, [this, words] {
       if (words->sums[SmallReduction::kArrivals] != communicator_.world_size()) ++wrong_;
     });
