@@ -112,9 +112,13 @@ TEST(CudaDeviceTest, DifferentDevicesOfOneHostAreRefused) {
                    absl::FailedPreconditionError("different devices on one host: rank 0 has device 0 (H100, compute "
                                                  "capability 9.0, GPU-1), rank 1 has device 1 (A100, compute "
                                                  "capability 8.0, GPU-2)"));
-  FakeCuda other_capability({.devices = 2, .properties = {h100, {.name = "H100", .major = 9, .minor = 1}}});
-  EXPECT_EQ(Choose({{&other_capability, "a"}, {&other_capability, "a"}}).statuses[1].code(),
-            absl::StatusCode::kFailedPrecondition);
+  for (const CudaDeviceProperties& other : {CudaDeviceProperties{.name = "H100", .major = 9, .minor = 1},
+                                            CudaDeviceProperties{.name = "H200", .major = 9, .minor = 0}}) {
+    FakeCuda cuda({.devices = 2, .properties = {h100, other}});
+    EXPECT_THAT(std::string(Choose({{&cuda, "a"}, {&cuda, "a"}}).statuses[1].message()),
+                HasSubstr("different devices on one host"));
+    EXPECT_THAT(Choose({{&cuda, "a", 0}, {&cuda, "b", 1}}).devices, ElementsAre(0, 1)) << "of two hosts";
+  }
 }
 
 TEST(CudaDeviceTest, ACallThatFailsOnOneRankIsEveryRanksError) {

@@ -126,6 +126,19 @@ TEST_F(CudaStreamTest, TheFirstErrorStaysAndNothingMoreIsEnqueued) {
   EXPECT_EQ(other->status(), later) << "whoever waits for it has its error";
 }
 
+TEST_F(CudaStreamTest, NoFunctionIsCalledAfterAFailure) {
+  bool called = false;
+  std::promise<void> go;
+  {
+    const auto stream = Make();
+    EXPECT_EQ(Run(*stream, [&] { go.get_future().wait(); }), absl::OkStatus());
+    stream->Call("note", [&] { called = true; });
+    stream->Fail(absl::AbortedError("rank 1 failed"));
+    go.set_value();
+  }
+  EXPECT_FALSE(called);
+}
+
 TEST_F(CudaStreamTest, ADeviceThatFailsIsTheStreamsError) {
   const auto stream = Make();
   const Event event = stream->Record();
@@ -162,8 +175,8 @@ TEST_F(CudaStreamTest, AViewLeavesTheCallersStreamAlone) {
   }
   EXPECT_EQ(cuda_.leaks(), "1 stream");
   for (const uintptr_t default_stream : {0, 1, 2}) {
-    EXPECT_EQ(CudaStream::View(device_, reinterpret_cast<CudaStreamHandle>(default_stream), "compute").status().code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(CudaStream::View(device_, reinterpret_cast<CudaStreamHandle>(default_stream), "compute").status(),
+              absl::InvalidArgumentError("compute: a stream made by cudaStreamCreate is needed, not a default stream"));
   }
   const absl::Status wrong_device = CudaStream::View({&cuda_, 0}, handle, "compute").status();
   EXPECT_EQ(wrong_device.code(), absl::StatusCode::kInvalidArgument);
@@ -201,7 +214,9 @@ TEST_F(CudaStreamTest, FunctionsGoOnceCalledButForCapturedOnes) {
   ASSERT_EQ(cuda_.StreamEndCapture(stream->handle(), &graph), CudaApi::kSuccess);
   for (int i = 0; i < 3; ++i) {
     ASSERT_EQ(cuda_.GraphLaunch(graph, stream->handle()), CudaApi::kSuccess);
+    EXPECT_EQ(stream->Synchronize(stream->Record()), absl::OkStatus());
     stream->Call("next", [] {});
+    EXPECT_EQ(token.use_count(), 2);
   }
   EXPECT_EQ(stream->Synchronize(stream->Record()), absl::OkStatus());
   EXPECT_EQ(*token, 4);
