@@ -1,5 +1,6 @@
 #include "shardstep/comm/nccl/nccl_communicator.h"
 
+#include <array>
 #include <atomic>
 #include <utility>
 
@@ -11,6 +12,9 @@
 
 namespace shardstep {
 namespace {
+
+// What no machine has, and no sum of a few overflows.
+constexpr int64_t kTooManyBytes = int64_t{1} << 58;
 
 // How long destruction waits for NCCL to finish by itself.
 constexpr absl::Duration kFarewell = absl::Seconds(5);
@@ -54,6 +58,8 @@ class NcclCommunicator final : public Communicator {
   absl::Status AwaitPublished(int bucket, int64_t step, Stream& stream) override;
 
   void Abort(const absl::Status& reason) override;
+  void Settle() override;
+  int64_t LandingBytes(const ArenaRequest& request) const override;
   absl::Status AsyncStatus() const override { return failure_->status(); }
   void SetAway(absl::Duration duration) override {
     if (watch_ != nullptr) watch_->SetAway(duration);
@@ -69,6 +75,8 @@ class NcclCommunicator final : public Communicator {
     CudaEvent exchanged_event;
     CudaEvent released_event;
     CudaEvent published_event;
+
+    std::array<CudaEvent*, 3> events() { return {&exchanged_event, &released_event, &published_event}; }
   };
   struct SlotUser {
     int bucket = -1;  ///< -1: nobody
@@ -94,7 +102,10 @@ class NcclCommunicator final : public Communicator {
   /// Enqueues `calls` on the wire, after what `caller` has been given so far.
   absl::Status Issue(const NcclOperation& operation, CudaStream& caller, absl::FunctionRef<void(NcclCalls&)> calls)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(issue_mutex_);
-  absl::Status IssueOnWire(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls)
+  absl::Status CallNccl(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(issue_mutex_);
+  /// With its deadline.
+  absl::Status CallWatched(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(issue_mutex_);
   BucketState& state(int bucket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_mutex_) {
     return states_[static_cast<size_t>(bucket)];
@@ -169,7 +180,16 @@ CommunicatorTraits NcclCommunicator::traits() const {
           .landing_buckets = options_.landing_buckets,
           .separate_exchange_stream = true,
           .joins_hosts = !adds,
+          .memory_at_once = true,
+          .captures = true,
           .inexact_mode = adds && !alone() ? "nccl_reduce_scatter" : nullptr};
+}
+
+int64_t NcclCommunicator::LandingBytes(const ArenaRequest& request) const {
+  LandingLayout layout = layout_;
+  layout.buckets.assign(request.buckets.begin(), request.buckets.end());
+  layout.contributions = request.contributions;
+  return options_.landing_buckets * layout.SlotBytes().value_or(kTooManyBytes / options_.landing_buckets);
 }
 
 void NcclCommunicator::Abort(const absl::Status& reason) {
@@ -177,6 +197,14 @@ void NcclCommunicator::Abort(const absl::Status& reason) {
   const int name = options_.rank_names.empty() ? layout_.rank : options_.rank_names[0];
   const absl::Status status = AbortedBy(name, CauseOf(reason), absl::StrCat("aborted: ", reason.message()));
   failure_->Set(status, status);
+}
+
+void NcclCommunicator::Settle() {
+  if (wire_ != nullptr) wire_->Settle();
+  const MutexLock lock(&state_mutex_);
+  for (BucketState& bucket : states_) {
+    for (CudaEvent* const event : bucket.events()) event->Settle();
+  }
 }
 
 // ---- Arenas ---------------------------------------------------------------------------------------------------------
@@ -236,7 +264,7 @@ absl::Status NcclCommunicator::MakeArenas(const ArenaRequest& request, const Are
   std::vector<BucketState> states(layout.buckets.size());
   for (int b = 0; b < static_cast<int>(states.size()); ++b) {
     BucketState& bucket = states[static_cast<size_t>(b)];
-    for (CudaEvent* const event : {&bucket.exchanged_event, &bucket.released_event, &bucket.published_event}) {
+    for (CudaEvent* const event : bucket.events()) {
       SHARDSTEP_ASSIGN_OR_RETURN(*event, CudaEvent::Create(device_));
     }
     destinations_.push_back(layout.Weights(b) + layout.rank * layout.WeightShardBytes(b));
@@ -290,16 +318,25 @@ absl::Status NcclCommunicator::Issue(const NcclOperation& operation, CudaStream&
   wire_->Wait(caller.Record());
   SHARDSTEP_RETURN_IF_ERROR(caller.status());
   absl::Status issued = wire_->status();
-  if (issued.ok()) issued = IssueOnWire(operation, calls);
+  bool capturing = false;
+  if (issued.ok()) {
+    const int error = device_.api->StreamIsCapturing(wire_->handle(), &capturing);
+    issued = CudaStatus(*device_.api, error, "cudaStreamIsCapturing");
+  }
+  if (issued.ok()) issued = capturing ? CallNccl(operation, calls) : CallWatched(operation, calls);
   if (issued.ok()) return absl::OkStatus();
   watch_->Fail(issued);
   // Why the link had ended before says more than that it had.
   return failure_->status();
 }
 
-absl::Status NcclCommunicator::IssueOnWire(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls) {
+absl::Status NcclCommunicator::CallNccl(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls) {
+  return link_.Issue([&] { return operation.Name(); }, wire_->handle(), calls);
+}
+
+absl::Status NcclCommunicator::CallWatched(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls) {
   SHARDSTEP_RETURN_IF_ERROR(queue_.Begin(operation, *wire_));
-  SHARDSTEP_RETURN_IF_ERROR(link_.Issue([&] { return operation.Name(); }, wire_->handle(), calls));
+  SHARDSTEP_RETURN_IF_ERROR(CallNccl(operation, calls));
   return queue_.End(*wire_);
 }
 
@@ -375,8 +412,9 @@ absl::Status NcclCommunicator::AwaitReleased(int bucket, int64_t micro_step, Str
   if (state(bucket).released < micro_step) {
     return absl::FailedPreconditionError(absl::StrCat(call.Text(), ": before its Release"));
   }
-  SHARDSTEP_RETURN_IF_ERROR(state(bucket).exchanged_event.MakeWait(*caller));
-  return state(bucket).released_event.MakeWait(*caller);
+  // Once released it was exchanged, and the second wait is none.
+  SHARDSTEP_RETURN_IF_ERROR(state(bucket).released_event.MakeWait(*caller));
+  return state(bucket).exchanged_event.MakeWait(*caller);
 }
 
 absl::Status NcclCommunicator::AllReduceSmall(SmallReduction* reduction, Stream& stream) {

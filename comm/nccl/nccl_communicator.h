@@ -66,8 +66,10 @@ struct NcclOptions {
 /// options or NCCL differ, or that use the same GPU. With one rank NCCL is not called at all.
 ///
 /// Destruction is not collective: it ends what is under way, and otherwise takes leave, waiting up to 5 s for the
-/// others' heartbeat. Whoever needs a rank that has left gets Aborted "rank 2 has left". Not to be captured into a
-/// graph: a deadline needs events that are recorded when the stream gets there.
+/// others' heartbeat. Whoever needs a rank that has left gets Aborted "rank 2 has left".
+///
+/// Operations may be captured into a CUDA graph. Launches of the graph are watched by heartbeats and NCCL's errors, and
+/// end with a failure like all else; but no deadline runs for them, as it needs events that are recorded outside.
 absl::StatusOr<std::unique_ptr<Communicator>> CreateNcclCommunicator(NcclApi& nccl, const CudaDeviceRef& device,
                                                                      Memory& memory, Rendezvous& rendezvous,
                                                                      const NcclOptions& options);

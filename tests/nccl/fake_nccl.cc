@@ -289,8 +289,17 @@ int FakeNccl::EnqueueOn(Member& member, const std::shared_ptr<Operation>& operat
     accesses.insert(accesses.end(), more.begin(), more.end());
   }
   cuda_.SetDevice(cuda_.DeviceOf(operation->stream));
-  const int error = cuda_.Enqueue(operation->stream, absl::StrCat("NCCL ", TextOf(operation->calls)), accesses,
-                                  [this, &member, operation] { Execute(member, operation); });
+  const std::string name = absl::StrCat("NCCL ", TextOf(operation->calls));
+  bool capturing = false;
+  cuda_.StreamIsCapturing(operation->stream, &capturing);
+  if (capturing) {
+    ++member.executed;
+    const int captured = cuda_.Enqueue(operation->stream, name, accesses,
+                                       [this, &member, calls = operation->calls] { ExecuteCaptured(member, calls); });
+    return captured == CudaApi::kSuccess ? kSuccess : kUnhandledCudaError;
+  }
+  const int error =
+      cuda_.Enqueue(operation->stream, name, accesses, [this, &member, operation] { Execute(member, operation); });
   return error == CudaApi::kSuccess ? kSuccess : kUnhandledCudaError;
 }
 
@@ -299,14 +308,25 @@ int FakeNccl::EnqueueOn(Member& member, const std::shared_ptr<Operation>& operat
 void FakeNccl::Execute(Member& member, const std::shared_ptr<Operation>& operation) {
   MutexLock lock(&mutex_);
   while (!member.aborted && member.executed < operation->number) changed_.wait(lock.lock());
-  if (!member.aborted) {
-    member.head = operation;
-    MakeProgress(*member.clique);
-    while (!member.aborted && !operation->done) changed_.wait(lock.lock());
-    member.head = nullptr;
-  }
+  Wait(member, operation, lock);
   ++member.executed;
   changed_.notify_all();
+}
+
+// Every launch of a graph is an operation of its own; its stream says when.
+void FakeNccl::ExecuteCaptured(Member& member, const std::vector<FakeNcclCall>& calls) {
+  MutexLock lock(&mutex_);
+  while (!member.aborted && member.head != nullptr) changed_.wait(lock.lock());
+  Wait(member, std::make_shared<Operation>(Operation{.calls = calls}), lock);
+  changed_.notify_all();
+}
+
+void FakeNccl::Wait(Member& member, const std::shared_ptr<Operation>& operation, MutexLock& lock) {
+  if (member.aborted) return;
+  member.head = operation;
+  MakeProgress(*member.clique);
+  while (!member.aborted && !operation->done) changed_.wait(lock.lock());
+  member.head = nullptr;
 }
 
 void FakeNccl::MakeProgress(Clique& clique) {

@@ -128,6 +128,9 @@ class FakeNccl : public NcclApi {
   int EnqueueOn(Member& member, const std::shared_ptr<Operation>& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   /// On the stream's thread.
   void Execute(Member& member, const std::shared_ptr<Operation>& operation) ABSL_LOCKS_EXCLUDED(mutex_);
+  void ExecuteCaptured(Member& member, const std::vector<FakeNcclCall>& calls) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Wait(Member& member, const std::shared_ptr<Operation>& operation, MutexLock& lock)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool InitIsDone(const Member& member) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   /// Does whatever the streams' present operations allow.
