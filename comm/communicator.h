@@ -48,6 +48,9 @@ struct CommunicatorTraits {
   bool separate_exchange_stream = false;
   /// Takes `contributions`, and `weights` that exist: fit to join the hosts of a job.
   bool joins_hosts = false;
+  /// All of its memory is there from Allocate on: gradients of frozen buckets, and LandingBytes. Otherwise what is
+  /// never used costs nothing.
+  bool memory_at_once = false;
   /// Its operations may be captured into a CUDA graph.
   bool captures = false;
   /// What is rounded on the way, by the name that records use; nullptr: nothing is.
@@ -78,6 +81,8 @@ class Communicator {
   /// Collective, once. Makes this rank's gradient arena and the weight arena, zero-filled. ResourceExhausted names what
   /// did not fit, before anything is written.
   virtual absl::Status Allocate(const ArenaRequest& request) = 0;
+  /// What Allocate would take besides the arenas, where memory_at_once.
+  virtual int64_t LandingBytes(const ArenaRequest& /*request*/) const { return 0; }
   /// This rank's own gradients, the whole arena.
   virtual BufferView gradients() = 0;
   /// The whole arena as this rank reads it.

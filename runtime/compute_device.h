@@ -20,6 +20,8 @@ class ComputeDevice {
   /// To show: "cpu", "cuda:0 (NVIDIA H100)".
   virtual absl::string_view name() const = 0;
   virtual Memory& memory() = 0;
+  /// All ranks of a host allocate from it; otherwise each rank from its own.
+  virtual bool shares_memory() const = 0;
   /// The stream that the trainer computes on: its own thread, or a CUDA stream that it gave. One per optimizer.
   virtual absl::StatusOr<std::unique_ptr<Stream>> CallerStream() = 0;
   /// A stream of the optimizer's own; `name` must outlive it.

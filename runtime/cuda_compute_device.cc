@@ -23,6 +23,7 @@ class CudaComputeDevice : public ComputeDevice {
 
   absl::string_view name() const override { return name_; }
   Memory& memory() override { return *memory_; }
+  bool shares_memory() const override { return false; }
 
   absl::StatusOr<std::unique_ptr<Stream>> CallerStream() override {
     return Base(CudaStream::View(device_, compute_stream_, "caller"));

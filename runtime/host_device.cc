@@ -9,6 +9,7 @@ class HostDevice : public ComputeDevice {
  public:
   absl::string_view name() const override { return "cpu"; }
   Memory& memory() override { return HostMemory(); }
+  bool shares_memory() const override { return true; }
   absl::StatusOr<std::unique_ptr<Stream>> CallerStream() override { return std::make_unique<InlineStream>(); }
   absl::StatusOr<std::unique_ptr<Stream>> CreateStream(absl::string_view) override {
     return std::make_unique<ThreadStream>();

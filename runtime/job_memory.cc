@@ -14,6 +14,8 @@ int64_t TransitBytes(const OptimizerOptions& options, const ShardLayout& layout,
   const CommunicatorTraits& outer = traits.network ? *traits.network : traits.host;
   if (outer.slices_persist || layout.world_size() == 1) return 0;
   const HostContributions plan = traits.network ? PlanContributions(map, options) : HostContributions();
+  const int64_t sum_bytes = traits.network ? HostSumBytes(layout, map, plan, outer.landing_buckets) : 0;
+  if (outer.memory_at_once) return sum_bytes;
   int64_t largest_bytes = 0;  // of one slice of a shard
   for (int b = 0; b < layout.bucket_count(); ++b) {
     const DType dtype = local_sums ? DType::kFp32 : layout.kind(b).gradient_dtype;
@@ -22,7 +24,7 @@ int64_t TransitBytes(const OptimizerOptions& options, const ShardLayout& layout,
   }
   if (!traits.network) return outer.landing_buckets * (layout.world_size() - 1) * largest_bytes;
   const int64_t landing_bytes = outer.landing_buckets * (map.host_count() - 1) * plan.count() * largest_bytes;
-  return landing_bytes + HostSumBytes(layout, map, plan, outer.landing_buckets);
+  return landing_bytes + sum_bytes;
 }
 
 }  // namespace
@@ -49,7 +51,7 @@ MemoryEstimate EstimateJobMemory(const OptimizerOptions& options, const ShardLay
   const bool shared = traits.host.slices_persist && options.weights == WeightCopies::kShared;
   (shared ? estimate.weights_shared_bytes : estimate.weights_private_bytes) = layout.weight_arena_bytes();
   for (int b = 0; b < layout.bucket_count(); ++b) {
-    if (!layout.kind(b).frozen) AddGradients(layout, b, handling.local_sums, &estimate);
+    if (!layout.kind(b).frozen || traits.host.memory_at_once) AddGradients(layout, b, handling.local_sums, &estimate);
   }
   SetState(ShardState::BytesOf(layout, SumsOf(handling)), &estimate);
   estimate.transit_bytes = TransitBytes(options, layout, map, traits, handling.local_sums);

@@ -14,7 +14,7 @@ namespace shardstep {
 ShardState::Sums SumsOf(const GradientHandling& handling);
 
 /// Of a job with this layout, before anything is frozen or thawed. Gradients of frozen parameters have addresses and no
-/// memory.
+/// memory, unless a level's is there at once; what such a level lands in (Communicator::LandingBytes) is not counted.
 MemoryEstimate EstimateJobMemory(const OptimizerOptions& options, const ShardLayout& layout, const HostMap& map,
                                  const LevelTraits& traits, const GradientHandling& handling);
 

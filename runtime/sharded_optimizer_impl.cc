@@ -64,7 +64,23 @@ GradientHandling ShardedOptimizer::Impl::Handling(int64_t micro_steps) const {
 }
 
 MemoryEstimate ShardedOptimizer::Impl::MemoryToAllocate() const {
-  return EstimateJobMemory(options_, layout_, communicators_.map, traits(), Handling(options_.micro_steps));
+  const HostMap& map = communicators_.map;
+  const GradientHandling handling = Handling(options_.micro_steps);
+  MemoryEstimate estimate = EstimateJobMemory(options_, layout_, map, traits(), handling);
+  const std::vector<BucketExtent> extents = HostExtents(layout_, map, handling.local_sums);
+  estimate.transit_bytes += host().LandingBytes(HostRequest(extents));
+  if (communicators_.network == nullptr) return estimate;
+  const std::vector<BucketExtent> between_hosts = NetworkExtents(layout_, map);
+  estimate.transit_bytes += communicators_.network->LandingBytes(NetworkRequest(between_hosts));
+  return estimate;
+}
+
+ArenaRequest ShardedOptimizer::Impl::HostRequest(absl::Span<const BucketExtent> extents) const {
+  return {.buckets = extents, .private_weights = options_.weights == WeightCopies::kPrivate};
+}
+
+ArenaRequest ShardedOptimizer::Impl::NetworkRequest(absl::Span<const BucketExtent> extents) const {
+  return {.buckets = extents, .contributions = PlanContributions(communicators_.map, options_).count()};
 }
 
 MemoryEstimate ShardedOptimizer::Impl::Memory() const {
@@ -72,7 +88,7 @@ MemoryEstimate ShardedOptimizer::Impl::Memory() const {
   SetState(state_.bytes(layout_), &estimate);
   const bool local_sums = own_gradients_.view().data != nullptr;
   for (int b = 0; b < layout_.bucket_count(); ++b) {
-    if (thawed_[b]) AddGradients(layout_, b, local_sums, &estimate);
+    if (thawed_[b] && !traits().host.memory_at_once) AddGradients(layout_, b, local_sums, &estimate);
   }
   return estimate;
 }
@@ -81,10 +97,10 @@ int ShardedOptimizer::Impl::HostRanks() const {
   return communicators_.host_ranks > 0 ? communicators_.host_ranks : layout_.world_size();
 }
 
-// All ranks of a host allocate at the same time, so what they need together must be there.
+// All ranks that share memory allocate at the same time, so what they need together must be there.
 absl::Status ShardedOptimizer::Impl::CheckMemory() const {
   const MemoryEstimate estimate = MemoryToAllocate();
-  const int ranks = HostRanks();
+  const int ranks = device_.shares_memory() ? HostRanks() : 1;
   return device_.memory().CheckAvailable(ranks * estimate.rank_bytes() + estimate.weights_shared_bytes,
                                          absl::StrCat("the optimizer of ", ranks, " ranks"));
 }
@@ -130,12 +146,13 @@ absl::Status ShardedOptimizer::Impl::Allocate() {
 absl::Status ShardedOptimizer::Impl::AllocateArenas(bool local_sums) {
   const HostMap& map = communicators_.map;
   const std::vector<BucketExtent> extents = HostExtents(layout_, map, local_sums);
-  SHARDSTEP_RETURN_IF_ERROR(
-      host().Allocate({.buckets = extents, .private_weights = options_.weights == WeightCopies::kPrivate}));
+  SHARDSTEP_RETURN_IF_ERROR(host().Allocate(HostRequest(extents)));
   if (communicators_.network != nullptr) {
     const HostContributions plan = PlanContributions(map, options_);
-    SHARDSTEP_RETURN_IF_ERROR(communicators_.network->Allocate(
-        {.buckets = NetworkExtents(layout_, map), .weights = host().weights(), .contributions = plan.count()}));
+    const std::vector<BucketExtent> between_hosts = NetworkExtents(layout_, map);
+    ArenaRequest request = NetworkRequest(between_hosts);
+    request.weights = host().weights();
+    SHARDSTEP_RETURN_IF_ERROR(communicators_.network->Allocate(request));
     const int ring = communicators_.network->traits().landing_buckets;
     SHARDSTEP_ASSIGN_OR_RETURN(host_sums_, device_.memory().Allocate(HostSumBytes(layout_, map, plan, ring),
                                                                      "sums of a host", PageBacking::kOnCreation));

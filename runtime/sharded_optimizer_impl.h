@@ -48,6 +48,9 @@ class ShardedOptimizer::Impl {
   // ---- Creation ----------------------------------------------------------------------------------------------------
   GradientHandling Handling(int64_t micro_steps) const;
   MemoryEstimate MemoryToAllocate() const;
+  // What the levels are asked to make.
+  ArenaRequest HostRequest(absl::Span<const BucketExtent> extents) const;
+  ArenaRequest NetworkRequest(absl::Span<const BucketExtent> extents) const;
   // What is allocated, as it is now.
   MemoryEstimate Memory() const;
   // That share this host's memory and cores.

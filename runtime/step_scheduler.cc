@@ -241,10 +241,10 @@ absl::Status StepScheduler::Issue(int first, int last) {
   for (int i = first; i < last; ++i) {
     const StepNode& node = plan_.nodes[i];
     Stream& stream = StreamOf(node.stream);
+    r_.device->BeginRange(names_[i].c_str());
     if (node.waits_for_caller) stream.Wait(r_.caller->Record());
     for (const int earlier : node.waits) stream.Wait(done_[earlier]);
     const auto launch = [&] { return launcher_.Launch(plan_, node, position_, stream); };
-    r_.device->BeginRange(names_[i].c_str());
     launch_error_.Update(Annotate(tracer_.Launch(node, step_number_, stream, launch), names_[i]));
     r_.device->EndRange();
     if (!launch_error_.ok()) return Healthy();

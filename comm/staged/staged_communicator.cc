@@ -16,6 +16,9 @@
 namespace shardstep {
 namespace {
 
+// What no machine has, and no sum of a few overflows.
+constexpr int64_t kTooManyBytes = int64_t{1} << 58;
+
 // Slices of as many exchanges of a bucket stay where readers got them.
 constexpr size_t kKeptExchanges = 16;
 
@@ -42,10 +45,12 @@ class StagedCommunicator final : public Communicator {
             .landing_buckets = options_.landing_buckets,
             .separate_exchange_stream = true,
             .joins_hosts = inner.joins_hosts,
+            .memory_at_once = true,
             .inexact_mode = inner.inexact_mode};
   }
 
   absl::Status Allocate(const ArenaRequest& request) override;
+  int64_t LandingBytes(const ArenaRequest& request) const override;
   BufferView gradients() override { return arenas_.gradients.view(); }
   BufferView weights() override { return arenas_.weights; }
 
@@ -205,6 +210,14 @@ absl::Status StagedCommunicator::Allocate(const ArenaRequest& request) {
       AgreeOnStatus(rendezvous_, "Allocate: arenas of devices", MakeArenas(request, *sizes), deadline));
   allocated_.store(true);
   return absl::OkStatus();
+}
+
+int64_t StagedCommunicator::LandingBytes(const ArenaRequest& request) const {
+  if (layout_.world_size == 1) return 0;
+  StagedLayout layout = layout_;
+  layout.buckets.assign(request.buckets.begin(), request.buckets.end());
+  layout.contributions = request.contributions;
+  return options_.landing_buckets * layout.LandingSlotBytes().value_or(kTooManyBytes / options_.landing_buckets);
 }
 
 absl::Status StagedCommunicator::CheckRequest(const ArenaRequest& request) const {

@@ -30,6 +30,16 @@ struct Level {
   ThreadRendezvousGroup group;
 };
 
+// Waits are named after the plan's node, or the trainer's call, that they are made in.
+class NamingCuda : public FakeCuda {
+ public:
+  using FakeCuda::FakeCuda;
+  void RangePush(const char* name) override {
+    FakeCuda::RangePush(name);
+    BeginPhase(name);
+  }
+};
+
 // What all ranks of a job share.
 struct World {
   explicit World(const CudaJob& cuda_job)
@@ -50,7 +60,7 @@ struct World {
     return *std::find_if(levels.begin(), levels.end(), [&](const Level& level) { return level.Has(rank); });
   }
 
-  FakeCuda cuda;
+  NamingCuda cuda;
   FakeNccl nccl;
   HostCudaKernels kernels;
   std::deque<Level> host_levels, rail_levels;
@@ -75,8 +85,18 @@ class CudaRank {
 
   TrainingResult Run() {
     TrainingJob job = cuda_job_.job;
+    job.before_call = [this](ShardedOptimizer&, const std::string& call) { world_.cuda.BeginPhase(call); };
+    job.after_steps = [this](ShardedOptimizer&) { world_.cuda.BeginPhase("end"); };
+    job.before_step_call = [this](ShardedOptimizer& optimizer, int64_t step) {
+      if (cuda_job_.reads_weights_late && cuda_job_.reads_weights_late(step)) ReadAllWeights(optimizer);
+    };
+    job.forward = [this](ShardedOptimizer& optimizer, int64_t, int p) { ReadWeights(optimizer, p); };
     job.upload = [this](ShardedOptimizer& optimizer, int p, absl::Span<const std::byte> gradient) {
       Upload(optimizer, p, gradient);
+    };
+    const int64_t bytes_before = AllocatedBytes();
+    job.before_step = [&, this](ShardedOptimizer& optimizer, int64_t step) {
+      if (step == job.first_step && cuda_job_.created) cuda_job_.created(world_.cuda, optimizer, bytes_before);
     };
     const TrainRank by_graph = [this](const TrainingJob& j, ShardedOptimizer& optimizer,
                                       std::vector<StepRecord>* records) { TrainByGraph(j, optimizer, records); };
@@ -91,6 +111,14 @@ class CudaRank {
   bool by_nccl() const {
     return cuda_job_.transport == CudaJob::Transport::kNccl ||
            cuda_job_.transport == CudaJob::Transport::kNcclOnTwoLevels;
+  }
+
+  int64_t AllocatedBytes() {
+    int64_t free_bytes = 0;
+    int64_t total_bytes = 0;
+    EXPECT_EQ(ref_.api->SetDevice(ref_.device), 0);
+    EXPECT_EQ(ref_.api->MemGetInfo(&free_bytes, &total_bytes), 0);
+    return total_bytes - free_bytes;
   }
 
   CommunicatorLevels MakeLevels() {
@@ -115,6 +143,7 @@ class CudaRank {
     if (by_nccl()) {
       NcclOptions options = {.wait_deadline = deadline,
                              .exchange = cuda_job_.exchange,
+                             .landing_buckets = cuda_job_.landing_buckets,
                              .heartbeat = absl::Milliseconds(20),
                              .rank_names = level.ranks};
       if (other != nullptr) {
@@ -131,6 +160,20 @@ class CudaRank {
     }
     EXPECT_TRUE(made.ok()) << made.status();
     return *std::move(made);
+  }
+
+  // A kernel of the trainer's that comes after all gradients: it needs the old weights too.
+  void ReadAllWeights(ShardedOptimizer& optimizer) {
+    for (int p = 0; p < optimizer.layout().parameter_count(); ++p) ReadWeights(optimizer, p);
+  }
+
+  // A kernel of the trainer's.
+  void ReadWeights(ShardedOptimizer& optimizer, int p) {
+    const void* weights = optimizer.weights(p).data();
+    if (weights == nullptr) weights = optimizer.fp32_weights(p).data();
+    const int64_t size_bytes = optimizer.layout().elements(p) * SizeBytes(optimizer.layout().parameter(p).weight_dtype);
+    if (size_bytes == 0) return;
+    world_.cuda.Enqueue(compute_stream_, absl::StrCat("forward of ", p), {{weights, size_bytes, false}}, [] {});
   }
 
   void Upload(ShardedOptimizer& optimizer, int p, absl::Span<const std::byte> gradient) {

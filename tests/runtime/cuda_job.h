@@ -25,9 +25,14 @@ struct CudaJob {
   FakeCudaOptions cuda;
   FakeNcclOptions nccl;
   NcclExchange exchange = NcclExchange::kExact;
+  int landing_buckets = 3;
   uint64_t kernel_order_seed = 1;
   /// The steps, but for the first, are taken by a graph that was captured before.
   bool by_graph = false;
+  /// Whether the trainer uses weights once more in step `step`, after all gradients; empty: never.
+  std::function<bool(int64_t step)> reads_weights_late;
+  /// Called once a rank has its optimizer, with what its device had allocated before.
+  std::function<void(FakeCuda& cuda, ShardedOptimizer& optimizer, int64_t bytes_before)> created;
   /// Called with the fake before any rank starts, and once all are done.
   std::function<void(FakeCuda&)> before, after;
 };

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <tuple>
 
@@ -140,6 +141,27 @@ TEST_P(ByGraph, HasTheReferencesBits) {
   EXPECT_TRUE(result == RunReference(cuda_job.job));
   EXPECT_FALSE(result.records[3].applied);
   EXPECT_EQ(result.records[5].applied_steps, 5);
+}
+
+// docs/gpu.md: what a rank's device holds is the estimate and a few words, and a step allocates nothing.
+TEST_P(EveryTransport, HoldsWhatIsEstimated) {
+  CudaJob cuda_job = Job();
+  cuda_job.job.steps = 2;
+  cuda_job.job.parameters.push_back({.name = "frozen", .shape = {5000}, .frozen = true});
+  std::atomic<int64_t> mallocs = 0;
+  cuda_job.created = [&](FakeCuda& cuda, ShardedOptimizer& optimizer, int64_t bytes_before) {
+    int64_t free_bytes = 0;
+    int64_t total_bytes = 0;
+    ASSERT_EQ(cuda.MemGetInfo(&free_bytes, &total_bytes), 0);
+    const int64_t held_bytes = total_bytes - free_bytes - bytes_before;
+    const MemoryEstimate estimate = optimizer.memory();
+    EXPECT_EQ(estimate.weights_shared_bytes, 0);
+    EXPECT_GE(held_bytes, estimate.rank_bytes());
+    EXPECT_LE(held_bytes, estimate.rank_bytes() + 16384) << "segments and words";
+    mallocs = cuda.calls("Malloc");
+  };
+  cuda_job.after = [&](FakeCuda& cuda) { EXPECT_EQ(cuda.calls("Malloc"), mallocs); };
+  RunCudaJob(cuda_job);
 }
 
 // NCCL's own sum has other bits, at fewer bytes, and every record says so.

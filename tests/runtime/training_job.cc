@@ -34,6 +34,10 @@ shardstep_reference::Digests ToHex(const OptimizerDigests& digests) {
           .second_moment = digests.second_moment.ToHex()};
 }
 
+void Tell(const TrainingJob& job, ShardedOptimizer& optimizer, const char* call, int p, int64_t k) {
+  if (job.before_call) job.before_call(optimizer, absl::StrCat(call, "(", p, ") of micro-step ", k));
+}
+
 // Writes the gradient of p to `to`, of the parameter's dtype.
 void Fill(const TrainingJob& job, const ShardLayout& layout, int64_t step, int64_t micro_batch, int p, void* to) {
   const bool bf16 = layout.parameter(p).gradient_dtype == DType::kBf16;
@@ -88,6 +92,7 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
   }
   const bool no_weights = job.uses_no_weights && job.uses_no_weights(optimizer.rank());
   for (auto p = order.rbegin(); p != order.rend() && !no_weights; ++p) {
+    Tell(job, optimizer, "WeightsReady", *p, k);
     ASSERT_TRUE(optimizer.WeightsReady(*p).ok());
     if (job.forward) job.forward(optimizer, step, *p);
   }
@@ -95,10 +100,12 @@ void MicroStep(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t step
     if (micro_batch >= job.micro_batches) break;
     if (optimizer.groups().frozen(p) || (job.unused && job.unused(step, micro_batch, p))) continue;
     if (job.before_gradient) job.before_gradient(optimizer.rank());
+    Tell(job, optimizer, "GradientWritable", p, k);
     ASSERT_TRUE(optimizer.GradientWritable(p).ok());
     WriteGradient(job, optimizer, step, micro_batch, p);
     ASSERT_TRUE(optimizer.GradientReady(p).ok());
   }
+  Tell(job, optimizer, "EndMicroStep", 0, k);
   const absl::Status ended = optimizer.EndMicroStep();
   ASSERT_TRUE(ended.ok()) << ended;
 }
@@ -121,6 +128,8 @@ void Train(const TrainingJob& job, ShardedOptimizer& optimizer, int64_t first_st
     for (int64_t k = 0; k < job.micro_steps(); ++k) ASSERT_NO_FATAL_FAILURE(MicroStep(job, optimizer, step, k));
     if (job.finish_late && step > first_step) finish();
     if (testing::Test::HasFatalFailure()) return;
+    Tell(job, optimizer, "Step", 0, 0);
+    if (job.before_step_call) job.before_step_call(optimizer, step);
     const absl::Status enqueued = optimizer.Step(ArgumentsOf(job, step));
     ASSERT_TRUE(enqueued.ok()) << enqueued;
     if (!job.finish_late) finish();

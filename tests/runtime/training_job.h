@@ -25,6 +25,9 @@ struct TrainingJob {
   OptimizerOptions options;
   std::vector<ParameterSpec> parameters = MixedParameters();
   Gradient gradient = MixedGradient;
+  /// Called before each call: "WeightsReady(2) of micro-step 1".
+  std::function<void(ShardedOptimizer& optimizer, const std::string& call)> before_call;
+  std::function<void(ShardedOptimizer& optimizer, int64_t step)> before_step_call;  ///< before Step, after all else
   std::function<void(int rank)> before_gradient;  ///< called before each gradient is written
   WrapCommunicator wrap;                          ///< puts an adaptor around a rank's communicator
   uint64_t ready_order_seed = 0;  ///< not 0: every rank uses weights and marks gradients in another order
