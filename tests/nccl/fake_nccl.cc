@@ -223,7 +223,8 @@ int FakeNccl::GroupEnd() {
   }
   if (--group.depth > 0) return fault;
   const PendingGroup whole = std::exchange(group, {});
-  return fault != kSuccess ? fault : IssueGroup(whole);
+  if (fault != kSuccess) return fault;
+  return whole.error != kSuccess ? whole.error : IssueGroup(whole);
 }
 
 int FakeNccl::IssueGroup(const PendingGroup& group) {
@@ -250,20 +251,26 @@ int FakeNccl::IssueGroup(const PendingGroup& group) {
 
 int FakeNccl::Add(const char* name, FakeNcclCall call, NcclHandle communicator, CudaStreamHandle stream) {
   const MutexLock lock(&mutex_);
-  if (const int fault = Count(name); fault != kSuccess) return fault;
-  Member* const member = Find(name, communicator);
-  if (member == nullptr) return kInvalidArgument;
-  const std::string wrong = call.Misplaced(member->rank, member->clique->world_size);
-  if (!wrong.empty()) {
-    Report(*member->clique, absl::StrCat("rank ", member->rank, " ", call.Text(), ": ", wrong));
-    return kInvalidArgument;
-  }
   PendingGroup& group = groups_[std::this_thread::get_id()];
-  if (group.depth > 0) {
-    group.calls.push_back({member, {stream, call}});
-    return kSuccess;
+  Member* member = nullptr;
+  int error = Count(name);
+  if (error == kSuccess) error = Check(name, call, communicator, &member);
+  if (error != kSuccess) {
+    if (group.depth > 0) group.error = error;  // nothing of it is done
+    return error;
   }
-  return IssueGroup({.calls = {{member, {stream, call}}}});
+  if (group.depth == 0) return IssueGroup({.calls = {{member, {stream, call}}}});
+  group.calls.push_back({member, {stream, call}});
+  return kSuccess;
+}
+
+int FakeNccl::Check(const char* name, const FakeNcclCall& call, NcclHandle communicator, Member** member) {
+  *member = Find(name, communicator);
+  if (*member == nullptr) return kInvalidArgument;
+  const std::string wrong = call.Misplaced((*member)->rank, (*member)->clique->world_size);
+  if (wrong.empty()) return kSuccess;
+  Report(*(*member)->clique, absl::StrCat("rank ", (*member)->rank, " ", call.Text(), ": ", wrong));
+  return kInvalidArgument;
 }
 
 int FakeNccl::Issue(Member& member, std::shared_ptr<Operation> operation) {

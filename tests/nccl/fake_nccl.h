@@ -116,6 +116,7 @@ class FakeNccl : public NcclApi {
   };
   struct PendingGroup {
     int depth = 0;
+    int error = kSuccess;  ///< of a call in it
     std::vector<std::pair<Member*, std::pair<CudaStreamHandle, FakeNcclCall>>> calls;
   };
 
@@ -123,6 +124,8 @@ class FakeNccl : public NcclApi {
   /// The member of a handle; null, and a problem, when it is gone.
   Member* Find(const char* call, NcclHandle communicator) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int Add(const char* name, FakeNcclCall call, NcclHandle communicator, CudaStreamHandle stream);
+  int Check(const char* name, const FakeNcclCall& call, NcclHandle communicator, Member** member)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int IssueGroup(const PendingGroup& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int Issue(Member& member, std::shared_ptr<Operation> operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int EnqueueOn(Member& member, const std::shared_ptr<Operation>& operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
