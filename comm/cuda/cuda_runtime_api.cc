@@ -211,6 +211,9 @@ class RuntimeApi : public CudaApi {
 }  // namespace shardstep
 
 /// Of the shared object: see CudaApi.
+/// Of the library that this was built with.
+extern "C" __attribute__((visibility("default"))) const char* shardstep_cuda_version() { return SHARDSTEP_VERSION; }
+
 extern "C" __attribute__((visibility("default"))) shardstep::CudaApi* shardstep_cuda_api() {
   static shardstep::RuntimeApi api;
   return &api;
