@@ -210,10 +210,10 @@ class RuntimeApi : public CudaApi {
 }  // namespace
 }  // namespace shardstep
 
-/// Of the shared object: see CudaApi.
-/// Of the library that this was built with.
+/// Of the library that this shared object was built with.
 extern "C" __attribute__((visibility("default"))) const char* shardstep_cuda_version() { return SHARDSTEP_VERSION; }
 
+/// See CudaApi.
 extern "C" __attribute__((visibility("default"))) shardstep::CudaApi* shardstep_cuda_api() {
   static shardstep::RuntimeApi api;
   return &api;
