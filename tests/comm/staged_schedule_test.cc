@@ -11,7 +11,8 @@ namespace {
 
 constexpr absl::Duration kLong = absl::Minutes(5);
 
-/// Two ranks train, with everything recorded. Waits are named by the call that makes them.
+/// Two ranks train, with everything recorded. There are more landing slots than buckets, so that no release of a slot
+/// stands in for another wait. Waits are named by the call that makes them.
 void Record(StagedMachine& machine) {
   RecordedSignals signals(machine.cuda);
   machine.Run([&](Rendezvous& rendezvous) {
@@ -19,7 +20,7 @@ void Record(StagedMachine& machine) {
     ASSERT_TRUE(inner.ok()) << inner.status();
     auto communicator =
         machine.CreateAround(rendezvous, std::make_unique<SignallingCommunicator>(*std::move(inner), signals),
-                             /*landing_buckets=*/2);
+                             /*landing_buckets=*/4);
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     // Weights lie in reverse order, as in ContractBuckets.
     const BucketExtent buckets[] = {{.shard_elements = 64, .weight_begin_byte = 256},
@@ -60,7 +61,7 @@ TEST(StagedScheduleTest, NothingRacesAndEveryWaitIsNeeded) {
   }
   EXPECT_THAT(caught, testing::ElementsAre("AllReduceSmall wait 0", "AllReduceSmall wait 1", "AwaitPublished wait 0",
                                            "AwaitReleased wait 0", "AwaitSlices wait 0", "Exchange wait 0",
-                                           "Exchange wait 1", "Publish wait 0"));
+                                           "Exchange wait 1", "Exchange wait 2", "Publish wait 0"));
   // It keeps inner's calls in order, Publish and then AwaitPublished; by chance what these wait for orders the memory.
   EXPECT_THAT(missed, testing::ElementsAre("Publish wait 1"));
 }
