@@ -125,6 +125,7 @@ TEST(FakeCudaTest, AWordLetsAStreamGoOnCyclically) {
   EXPECT_EQ(cuda.EventQuery(event), CudaApi::kNotReady);
   data = 5;
   cuda.Signal(word, 1);
+  EXPECT_EQ(cuda.StreamWaitValue(stream, word, 0xfffffffe), kOk);  // long past
   EXPECT_EQ(cuda.StreamSynchronize(stream), kOk);
   EXPECT_EQ(seen, 5);
   int* const device_word = MakeArray<int>(cuda, 1);
