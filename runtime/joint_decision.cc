@@ -183,6 +183,11 @@ absl::Status JointDecision::Check(const Communicator* communicator, const Rendez
       return absl::FailedPreconditionError(
           absl::StrCat("JoinDecisions: ", Quoted(member.name), " decides with others already"));
     }
+    // The ranks of all members meet in work on a stream.
+    if (dynamic_cast<HostStream*>(impl.update_.get()) == nullptr) {
+      return absl::UnimplementedError(
+          absl::StrCat("JoinDecisions: ", Quoted(member.name), " is on ", impl.device_.name(), ", not on CPUs"));
+    }
     SHARDSTEP_RETURN_IF_ERROR(Annotate(impl.scheduler_->Settle("JoinDecisions"), Quoted(member.name)));
     SHARDSTEP_RETURN_IF_ERROR(Annotate(impl.scheduler_->CheckBetweenSteps("JoinDecisions"), Quoted(member.name)));
   }

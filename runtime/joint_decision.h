@@ -40,7 +40,8 @@ struct JointMember {
 /// same ranks, which are all ranks of all members; each has at least one member, their numbers may differ.
 /// `communicator` is new, and lives as long as the last of them. Members may be destroyed in any order; those left then
 /// fail in their next step. InvalidArgument names a rank without members, a member without a name, given twice, some of
-/// whose ranks are missing, or under one name with different parameters; FailedPrecondition one that decides with
+/// whose ranks are missing, or under one name with different parameters; Unimplemented one
+/// that is not on CPUs; FailedPrecondition one that decides with
 /// others already, or ranks that differ in max_consecutive_skips or in what non_finite is. After an error nothing has
 /// changed, on any rank.
 absl::Status JoinDecisions(std::unique_ptr<Communicator> communicator, Rendezvous* rendezvous,

@@ -106,7 +106,8 @@ absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, co
     case StepOp::kAllReduceSmall:
       return Of(node).AllReduceSmall(&r_.words->on_device().reduction, stream);
     case StepOp::kJoin:
-      return LaunchJoin();
+      LaunchJoin();
+      return absl::OkStatus();
     case StepOp::kDecide:
       return r_.kernels->Decide(r_.words->Decide(plan.input.joins ? &facts_ : nullptr), stream);
     case StepOp::kUpdate:
@@ -257,15 +258,13 @@ void StepLauncher::SetDecisionInput(const DecisionInput& input, int64_t step) {
   order.step = step;
 }
 
-absl::Status StepLauncher::LaunchJoin() {
-  auto* const stream = dynamic_cast<HostStream*>(r_.update);
-  if (stream == nullptr) return absl::UnimplementedError("a joint decision needs host streams");
-  stream->Enqueue("Join", [this]() -> absl::Status {
+// JoinDecisions lets host streams only.
+void StepLauncher::LaunchJoin() {
+  static_cast<HostStream&>(*r_.update).Enqueue("Join", [this]() -> absl::Status {
     SHARDSTEP_ASSIGN_OR_RETURN(findings_, others_->Join(decision_input_, r_.words->on_device().reduction));
     facts_ = FactsOf(findings_.scan, !findings_.refused.ok());
     return absl::OkStatus();
   });
-  return absl::OkStatus();
 }
 
 absl::StatusOr<Decision> StepLauncher::TakeDecision() const {

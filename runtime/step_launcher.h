@@ -113,7 +113,7 @@ class StepLauncher {
   absl::Status LaunchSumHost(const StepNode& node, const StepPosition& position, int64_t exchange, Stream& stream);
   absl::Status LaunchReduce(const StepPlan& plan, const StepNode& node, int64_t exchange, Stream& stream);
   absl::Status LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream);
-  absl::Status LaunchJoin();
+  void LaunchJoin();
   absl::Status LaunchUpdate(const StepPlan& plan, const StepNode& node, const StepPosition& position, Stream& stream);
 
   absl::Span<const Slice> HostSlices(int b, int64_t exchange);

@@ -4,31 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <deque>
-#include <map>
 
 #include "absl/strings/str_cat.h"
-#include "shardstep/comm/inproc/thread_rendezvous.h"
-#include "shardstep/comm/shm/shared_memory_communicator.h"
-#include "shardstep/comm/staged/staged_communicator.h"
+#include "shardstep/comm/nccl/nccl_levels.h"
+#include "shardstep/comm/staged/staged_levels.h"
 #include "shardstep/runtime/cuda_backend.h"
-#include "shardstep/tests/comm/landing_communicator.h"
 #include "shardstep/tests/comm/rank_threads.h"
 #include "shardstep/tests/cuda/host_cuda_kernels.h"
 
 namespace shardstep {
 namespace {
-
-// Where the ranks of one level meet.
-struct Level {
-  explicit Level(std::vector<int> its_ranks) : ranks(std::move(its_ranks)), group(static_cast<int>(ranks.size())) {}
-
-  int Number(int rank) const { return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin()); }
-  bool Has(int rank) const { return Number(rank) < static_cast<int>(ranks.size()); }
-
-  std::vector<int> ranks;
-  ThreadRendezvousGroup group;
-};
 
 // Waits are named after the plan's node, or the trainer's call, that they are made in.
 class NamingCuda : public FakeCuda {
@@ -43,27 +28,11 @@ class NamingCuda : public FakeCuda {
 // What all ranks of a job share.
 struct World {
   explicit World(const CudaJob& cuda_job)
-      : cuda(cuda_job.cuda), nccl(cuda, cuda_job.nccl), kernels(cuda, {.order_seed = cuda_job.kernel_order_seed}) {
-    const TrainingJob& job = cuda_job.job;
-    std::map<int, std::vector<int>> hosts, rails;
-    std::map<int, int> size_of_host;
-    for (int rank = 0; rank < job.world_size; ++rank) {
-      const int host = job.host_of_rank.empty() ? 0 : job.host_of_rank[rank];
-      rails[size_of_host[host]++].push_back(rank);
-      hosts[host].push_back(rank);
-    }
-    for (const auto& [host, ranks] : hosts) host_levels.emplace_back(ranks);
-    for (const auto& [rail, ranks] : rails) rail_levels.emplace_back(ranks);
-  }
-
-  static Level& Of(std::deque<Level>& levels, int rank) {
-    return *std::find_if(levels.begin(), levels.end(), [&](const Level& level) { return level.Has(rank); });
-  }
+      : cuda(cuda_job.cuda), nccl(cuda, cuda_job.nccl), kernels(cuda, {.order_seed = cuda_job.kernel_order_seed}) {}
 
   NamingCuda cuda;
   FakeNccl nccl;
   HostCudaKernels kernels;
-  std::deque<Level> host_levels, rail_levels;
 };
 
 // One rank: its device, its compute stream, what the trainer keeps of its gradients on the host.
@@ -100,19 +69,10 @@ class CudaRank {
     };
     const TrainRank by_graph = [this](const TrainingJob& j, ShardedOptimizer& optimizer,
                                       std::vector<StepRecord>* records) { TrainByGraph(j, optimizer, records); };
-    return RunRank(job, MakeLevels(), rendezvous_, device_.get(), cuda_job_.by_graph ? by_graph : nullptr);
+    return RunRank(job, MakeGpuLevels(), rendezvous_, device_.get(), cuda_job_.by_graph ? by_graph : nullptr);
   }
 
  private:
-  bool two_levels() const {
-    return cuda_job_.transport == CudaJob::Transport::kNcclOnTwoLevels ||
-           cuda_job_.transport == CudaJob::Transport::kStagedOnTwoLevels;
-  }
-  bool by_nccl() const {
-    return cuda_job_.transport == CudaJob::Transport::kNccl ||
-           cuda_job_.transport == CudaJob::Transport::kNcclOnTwoLevels;
-  }
-
   int64_t AllocatedBytes() {
     int64_t free_bytes = 0;
     int64_t total_bytes = 0;
@@ -121,45 +81,30 @@ class CudaRank {
     return total_bytes - free_bytes;
   }
 
-  CommunicatorLevels MakeLevels() {
-    CommunicatorLevels levels;
-    Level& host = World::Of(world_.host_levels, rendezvous_.rank());
-    levels.host = MakeLevel(host, /*joins=*/false, nullptr, &levels);
-    if (!two_levels()) return levels;
-    const auto map =
-        MapHosts(rendezvous_, absl::StrCat(cuda_job_.job.host_of_rank[rendezvous_.rank()]), absl::Minutes(1));
-    EXPECT_TRUE(map.ok()) << map.status();
-    levels.map = *map;
-    Level& rail = World::Of(world_.rail_levels, rendezvous_.rank());
-    levels.network = MakeLevel(rail, /*joins=*/true, levels.host.get(), &levels);
-    return levels;
+  CommunicatorLevels MakeGpuLevels() {
+    const CudaJob::Transport transport = cuda_job_.transport;
+    const bool by_nccl = transport == CudaJob::Transport::kNccl || transport == CudaJob::Transport::kNcclOnTwoLevels;
+    absl::StatusOr<CommunicatorLevels> levels = by_nccl ? MakeNcclLevels() : MakeStagedLevels();
+    EXPECT_TRUE(levels.ok()) << levels.status();
+    return levels.ok() ? *std::move(levels) : CommunicatorLevels();
   }
 
-  std::unique_ptr<Communicator> MakeLevel(Level& level, bool joins, Communicator* other, CommunicatorLevels* levels) {
-    levels->rendezvous.push_back(level.group.Join(level.Number(rendezvous_.rank())));
-    Rendezvous& meeting = *levels->rendezvous.back();
-    const absl::Duration deadline = cuda_job_.job.options.wait_deadline;
-    absl::StatusOr<std::unique_ptr<Communicator>> made;
-    if (by_nccl()) {
-      NcclOptions options = {.wait_deadline = deadline,
-                             .exchange = cuda_job_.exchange,
-                             .landing_buckets = cuda_job_.landing_buckets,
-                             .heartbeat = absl::Milliseconds(20),
-                             .rank_names = level.ranks};
-      if (other != nullptr) {
-        options.other_failure = [other] { return other->AsyncStatus(); };
-        options.on_failure = [other](const absl::Status& why) { other->Abort(why); };
-      }
-      made = CreateNcclCommunicator(world_.nccl, ref_, device_->memory(), meeting, options);
-    } else {
-      absl::StatusOr<std::unique_ptr<Communicator>> inner =
-          joins ? CreateLandingCommunicator(meeting, {.wait_deadline = deadline, .rank_names = level.ranks})
-                : CreateInprocCommunicator(meeting, {.wait_deadline = deadline, .rank_names = level.ranks});
-      EXPECT_TRUE(inner.ok()) << inner.status();
-      made = CreateStagedCommunicator(ref_, device_->memory(), meeting, *std::move(inner), {});
-    }
-    EXPECT_TRUE(made.ok()) << made.status();
-    return *std::move(made);
+  absl::StatusOr<CommunicatorLevels> MakeNcclLevels() {
+    const std::vector<int>& hosts = cuda_job_.job.host_of_rank;
+    NcclLevelsOptions options = {.host_id = absl::StrCat(hosts.empty() ? 0 : hosts[rendezvous_.rank()]),
+                                 .host_address = "127.0.0.1",
+                                 .wait_deadline = cuda_job_.job.options.wait_deadline,
+                                 .exchange = cuda_job_.exchange,
+                                 .landing_buckets = cuda_job_.landing_buckets,
+                                 .heartbeat = absl::Milliseconds(20)};
+    if (cuda_job_.transport == CudaJob::Transport::kNcclOnTwoLevels) options.levels = NcclLevelsOptions::Levels::kTwo;
+    return CreateNcclLevels(world_.nccl, ref_, device_->memory(), rendezvous_, options);
+  }
+
+  absl::StatusOr<CommunicatorLevels> MakeStagedLevels() {
+    TrainingJob on_cpus = cuda_job_.job;
+    on_cpus.wrap = nullptr;
+    return StageLevels(ref_, device_->memory(), rendezvous_, MakeLevels(on_cpus, rendezvous_), {});
   }
 
   // A kernel of the trainer's that comes after all gradients: it needs the old weights too.

@@ -10,6 +10,9 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/comm/inproc/thread_rendezvous.h"
+#include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/runtime/joint_decision.h"
 
 namespace shardstep {
 namespace {
@@ -161,6 +164,21 @@ TEST_P(EveryTransport, HoldsWhatIsEstimated) {
     mallocs = cuda.calls("Malloc");
   };
   cuda_job.after = [&](FakeCuda& cuda) { EXPECT_EQ(cuda.calls("Malloc"), mallocs); };
+  RunCudaJob(cuda_job);
+}
+
+TEST(CudaJobTest, JointDecisionsAreRefused) {
+  CudaJob cuda_job = {.job = JobOf(1)};
+  cuda_job.created = [](FakeCuda&, ShardedOptimizer& optimizer, int64_t) {
+    ThreadRendezvousGroup group(1);
+    const std::unique_ptr<Rendezvous> rendezvous = group.Join(0);
+    auto communicator = CreateInprocCommunicator(*rendezvous, {});
+    ASSERT_TRUE(communicator.ok());
+    const absl::Status status =
+        JoinDecisions(*std::move(communicator), rendezvous.get(), {JointMember{&optimizer, "model"}});
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("cuda:0 (Fake GPU)"));
+  };
   RunCudaJob(cuda_job);
 }
 
