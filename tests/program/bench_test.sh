@@ -114,6 +114,27 @@ refuses "--model" "$bench" --model=gpt5
 refuses "--nonfinite" "$bench" --nonfinite=ignore
 refuses "--baselines" "$bench" --baselines=all --micro_steps=2
 refuses "--check" "$bench" --check=1
+for flag in --wire=exact --weights=private --update_threads=2 --backward_ms=1 --baselines=all --trace=x --kernels; do
+  refuses "${flag%=*}: not with --device=cuda" "$bench" --device=cuda "$flag"
+done
+for flag in --gpu=0 --transport=nccl --exchange=exact --nccl=x --graph; do
+  refuses "${flag%=*}: not with --device=cpu" "$mpirun" 2 "$bench" "$flag"
+done
+refuses "--exchange=nccl_reduce_scatter" "$bench" --device=cuda --transport=staged --exchange=nccl_reduce_scatter
+
+# Without a GPU, whether or not the backend was built.
+no_gpu() {
+  ends_with 78 env CUDA_VISIBLE_DEVICES= "$@"
+  says "shardstep_bench, rank 0: NOT_FOUND: "
+  case $said in
+    *"no CUDA backend: "* | *"there is no GPU that can be used: cudaError"*) ;;
+    *) fail "it does not say what is missing: $said" ;;
+  esac
+  says_nothing_of "step_ms"
+}
+no_gpu "$bench" --device=cuda
+no_gpu "$mpirun" 2 "$bench" --device=cuda --transport=staged
+no_gpu "$bench" --device=cuda --graph --json="$work/nowhere/rows.jsonl"
 ends_with 74 "$mpirun" 2 "$bench" --model=flat:1000000000000 --steps=1
 says "rank 0: RESOURCE_EXHAUSTED" "flat:1000000000000 with 2 ranks on a host: needs 18000000000000 bytes of memory, " \
   " are available"

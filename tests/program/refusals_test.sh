@@ -27,6 +27,8 @@ refused 78 "optimizer.sum_group" "${small[@]}" --sum_group 2 --accumulation LOCA
 refused 78 "optimizer.max_message_bytes" "${small[@]}" --max_message_bytes 100
 refused 78 "optimizer.weights" "${small[@]}" --weights TWICE
 refused 78 "run.rank" "${small[@]}" --rank 1
+refused 78 "run.device = cuda: the model of this program has no GPU code" "${small[@]}" --device cuda
+refused 78 "run.device = gpu: must be cpu" "${small[@]}" --device=gpu
 refused 78 "run.plot" "${small[@]}" --plot pictures/
 refused 78 "no_such_field" "${small[@]}" --set optimizer.no_such_field=1
 refused 78 "model.width" --data "$corpus" "${shape[@]}" --width 63

@@ -137,9 +137,10 @@ TEST(BenchOptionsTest, Baselines) {
 
 constexpr const char* kCounts[] = {"sum_group", "micro_steps", "bucket_bytes", "update_threads", "steps", "warmup"};
 constexpr const char* kNumbers[] = {"clip", "backward_ms", "max_floor_ratio"};
-constexpr const char* kWords[] = {"model", "rule", "master", "wire", "nonfinite", "weights", "baselines"};
-constexpr const char* kFiles[] = {"json", "trace"};
-constexpr const char* kOn[] = {"check", "kernels", "help"};
+constexpr const char* kWords[] = {"model",   "rule",      "master", "wire",      "nonfinite",
+                                  "weights", "baselines", "device", "transport", "exchange"};
+constexpr const char* kFiles[] = {"json", "trace", "nccl"};
+constexpr const char* kOn[] = {"check", "kernels", "graph", "help"};
 
 TEST(BenchOptionsTest, X1RefusesBadValuesByName) {
   const auto refuse_all = [](const auto& flags, const std::vector<std::string>& values) {
@@ -155,6 +156,9 @@ TEST(BenchOptionsTest, X1RefusesBadValuesByName) {
   refuse_all(kNumbers, {"", "nan", "inf", "-inf", "-1", "1e400", "fast", "1 2"});
   refuse_all(kWords, {"", "nan", "0", "-1", "1e39", "ADAMW", "none"});
   refuse_all(kFiles, {""});
+  for (const char* value : {"", "-1", "1024", "0x1", "first", "nan", "1.5"}) {
+    ExpectRefused({"--device=cuda", "--gpu", value}, "--gpu", "must be an integer");
+  }
 }
 
 TEST(BenchOptionsTest, RefusesBeyondTheLimits) {
@@ -215,6 +219,52 @@ TEST(BenchOptionsTest, X2RefusesWhatDoesNotGoTogether) {
   EXPECT_TRUE(Parse({"--check", "--micro_steps=2"}).ok());
 }
 
+TEST(BenchOptionsTest, OnGpus) {
+  const auto defaults = Parse({"--device=cuda"});
+  ASSERT_TRUE(defaults.ok()) << defaults.status();
+  EXPECT_TRUE(defaults->cuda);
+  EXPECT_EQ(defaults->gpu.ordinal, std::nullopt);
+  EXPECT_EQ(defaults->gpu.transport, GpuTransport::kNccl);
+  EXPECT_EQ(defaults->gpu.exchange, NcclExchange::kExact);
+  EXPECT_EQ(defaults->gpu.nccl_library, "");
+  EXPECT_FALSE(defaults->gpu.graph);
+  EXPECT_FALSE(Parse({"--device=cpu"})->cuda);
+  const auto options =
+      Parse({"--gpu=3", "--device", "cuda", "--exchange=nccl_reduce_scatter", "--nccl=libnccl.so", "--graph"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->gpu.ordinal, 3);
+  EXPECT_EQ(options->gpu.exchange, NcclExchange::kReduceScatter);
+  EXPECT_EQ(options->gpu.nccl_library, "libnccl.so");
+  EXPECT_TRUE(options->gpu.graph);
+  EXPECT_EQ(Parse({"--device=cuda", "--transport=staged"})->gpu.transport, GpuTransport::kStaged);
+  EXPECT_EQ(ToString(GpuTransport::kStaged), "staged");
+  EXPECT_EQ(ToString(NcclExchange::kReduceScatter), "nccl_reduce_scatter");
+}
+
+TEST(BenchOptionsTest, X2RefusesWhatIsForTheOtherDevice) {
+  for (const char* flag : {"--wire=exact", "--weights=shared", "--update_threads=1", "--backward_ms=1",
+                           "--baselines=all", "--trace=x", "--kernels"}) {
+    const std::string name = std::string(flag).substr(0, std::string(flag).find('='));
+    EXPECT_TRUE(Parse({flag}).ok()) << flag;
+    ExpectRefused({flag, "--device=cuda"}, name, "not with --device=cuda");
+  }
+  for (const char* flag : {"--gpu=0", "--transport=nccl", "--exchange=exact", "--nccl=x", "--graph"}) {
+    const std::string name = std::string(flag).substr(0, std::string(flag).find('='));
+    EXPECT_TRUE(Parse({flag, "--device=cuda"}).ok()) << flag;
+    ExpectRefused({flag}, name, "not with --device=cpu");
+    ExpectRefused({flag, "--device=cpu"}, name, "not with --device=cpu");
+  }
+}
+
+TEST(BenchOptionsTest, X2RefusesWhatDoesNotGoTogetherOnGpus) {
+  ExpectRefused({"--device=cuda", "--transport=staged", "--exchange=nccl_reduce_scatter"}, "--exchange", "staged");
+  ExpectRefused({"--device=cuda", "--transport=staged", "--nccl=x"}, "--nccl", "staged");
+  ExpectRefused({"--device=cuda", "--check", "--exchange=nccl_reduce_scatter"}, "--check", "nccl_reduce_scatter");
+  ExpectRefused({"--device=cuda", "--sum_group=2", "--exchange=nccl_reduce_scatter"}, "--sum_group",
+                "nccl_reduce_scatter");
+  ExpectRefused({"--device=cuda", "--nonfinite=ignore"}, "--nonfinite=ignore", "--clip=off");
+}
+
 TEST(BenchOptionsTest, HelpNamesEveryFlag) {
   const std::string help = BenchHelp();
   const auto expect_all = [&](const auto& flags, const char* end) {
@@ -225,6 +275,7 @@ TEST(BenchOptionsTest, HelpNamesEveryFlag) {
   expect_all(kWords, "=");
   expect_all(kFiles, "=");
   expect_all(kOn, "\n");
+  EXPECT_THAT(help, HasSubstr("  --gpu=ORDINAL"));
 }
 
 }  // namespace

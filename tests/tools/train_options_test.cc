@@ -59,6 +59,7 @@ const std::vector<Knob>& Knobs() {
       {"checkpoint.resume", {"true", "2"}, {"false"}},
       {"run.backend", {"BACKEND_UNSPECIFIED", "MPI", "0", "4", "TCP"}, {"SHM", "INPROC"}},
       {"run.ranks", {"0", "257", "1"}, {}},
+      {"run.device", {"", "cuda", "CPU", "gpu"}, {"cpu"}},
       {"run.compute_threads", {"0", "1025"}, {"1", "1024"}},
       {"run.stop_after", {"0", "1"}, {}},
       {"run.records", {""}, {"x"}},

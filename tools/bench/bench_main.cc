@@ -1,11 +1,14 @@
 // shardstep_bench: what a sharded step takes, and how far that is from what memory and network allow.
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
 #include "shardstep/tools/bench/bench_run.h"
+#include "shardstep/tools/bench/cuda_bench.h"
 #include "shardstep/tools/bench/kernel_bench.h"
+#include "shardstep/tools/bench/mpi_cuda_job.h"
 #include "shardstep/tools/exit_code.h"
 #include "shardstep/tools/text_file.h"
 
@@ -24,6 +27,11 @@ int Report(const absl::Status& status, Phase phase, int rank) {
   return static_cast<int>(code);
 }
 
+absl::Status CheckWeights(const std::optional<int64_t>& wrong) {
+  if (wrong.value_or(0) == 0) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("--check: ", *wrong, " weights are not those of an unsharded scalar step"));
+}
+
 // What rank 0 says in the end, and whether ours is as fast as asked.
 absl::StatusOr<bool> Show(const BenchOptions& options, const std::vector<BenchRow>& rows) {
   std::cout << BenchHeader() << "\n";
@@ -36,9 +44,7 @@ absl::StatusOr<bool> Show(const BenchOptions& options, const std::vector<BenchRo
                               " times our step\n");
   }
   std::cout << std::flush;
-  if (const int64_t wrong = rows[0].wrong.value_or(0); wrong > 0) {
-    return absl::InternalError(absl::StrCat("--check: ", wrong, " weights are not those of an unsharded scalar step"));
-  }
+  SHARDSTEP_RETURN_IF_ERROR(CheckWeights(rows[0].wrong));
   return rows[0].floor_ratio() <= options.max_floor_ratio;
 }
 
@@ -76,6 +82,48 @@ absl::StatusOr<bool> Measure(const BenchOptions& options, MpiRendezvous& rendezv
   return shows ? Show(options, rows) : true;
 }
 
+// What there is not, and what cannot be done here, is a matter of how the program was started.
+int ReportGpus(const absl::Status& status, Phase phase, int rank) {
+  const absl::StatusCode cause = CauseOf(status);
+  const bool missing =
+      cause == absl::StatusCode::kUnimplemented || (phase == Phase::kSetup && cause == absl::StatusCode::kNotFound);
+  const int code = Report(status, phase, rank);
+  return missing ? static_cast<int>(ExitCode::kConfiguration) : code;
+}
+
+absl::StatusOr<bool> ShowGpus(const BenchOptions& options, const CudaBenchRow& row) {
+  std::cout << CudaBenchHeader() << "\n" << CudaBenchLine(row) << "\n" << std::flush;
+  if (!options.json_file.empty()) SHARDSTEP_RETURN_IF_ERROR(AppendText(options.json_file, CudaBenchJson(row) + "\n"));
+  SHARDSTEP_RETURN_IF_ERROR(CheckWeights(row.wrong));
+  return row.floor_ratio() <= options.max_floor_ratio;
+}
+
+// Collective. The row is shown by rank 0.
+absl::StatusOr<bool> MeasureGpus(const BenchOptions& options, const CudaBackend& backend, MpiRendezvous& rendezvous,
+                                 Phase* phase) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckFiles(options, rendezvous));
+  SHARDSTEP_ASSIGN_OR_RETURN(const auto job, MpiCudaJob::Create(options, backend, rendezvous));
+  SHARDSTEP_ASSIGN_OR_RETURN(const auto place, CudaPlace::Create(options, job->job()));
+  *phase = Phase::kRun;
+  SHARDSTEP_ASSIGN_OR_RETURN(const CudaBenchRow row, RunCudaBench(options, job->job(), *place, std::cout));
+  return rendezvous.rank() == 0 ? ShowGpus(options, row) : true;
+}
+
+int RunOnGpus(const BenchOptions& options) {
+  const absl::StatusOr<CudaBackend> backend = GetCudaBackend();
+  if (!backend.ok()) return ReportGpus(backend.status(), Phase::kSetup, 0);
+  if (const absl::Status gpus = CheckForGpus(*backend->api); !gpus.ok()) return ReportGpus(gpus, Phase::kSetup, 0);
+  const absl::StatusOr<std::unique_ptr<MpiRendezvous>> rendezvous = MpiRendezvous::Create();
+  if (!rendezvous.ok()) return Report(rendezvous.status(), Phase::kSetup, 0);
+  Phase phase = Phase::kSetup;
+  const absl::StatusOr<bool> fast_enough = MeasureGpus(options, *backend, **rendezvous, &phase);
+  if (!fast_enough.ok()) {
+    (*rendezvous)->Fail(fast_enough.status());
+    return ReportGpus(fast_enough.status(), phase, (*rendezvous)->rank());
+  }
+  return *fast_enough ? 0 : kSlowerThanAsked;
+}
+
 int RunUnderMpi(const BenchOptions& options) {
   const absl::StatusOr<std::unique_ptr<MpiRendezvous>> rendezvous = MpiRendezvous::Create();
   if (!rendezvous.ok()) return Report(rendezvous.status(), Phase::kSetup, 0);
@@ -95,7 +143,7 @@ int Main(int argc, char** argv) {
     std::cout << BenchHelp();
     return 0;
   }
-  return RunUnderMpi(*options);
+  return options->cuda ? RunOnGpus(*options) : RunUnderMpi(*options);
 }
 
 }  // namespace

@@ -84,11 +84,24 @@ std::string ParseClip(absl::string_view value, BenchOptions* options) {
   return ParsePositive(value, &options->max_norm.emplace());
 }
 
+std::string ParseOrdinal(absl::string_view value, BenchOptions* options) {
+  const int most = 1023;
+  if (absl::SimpleAtoi(value, &options->gpu.ordinal.emplace()) && *options->gpu.ordinal >= 0 &&
+      *options->gpu.ordinal <= most) {
+    return "";
+  }
+  return absl::StrCat("must be an integer from 0 to ", most);
+}
+
+/// Devices that a flag is for.
+enum class For { kAll, kCpu, kCuda };
+
 struct Flag {
   const char* name;
   const char* values;
   const char* help;
   Parse parse;
+  For device = For::kAll;
 };
 
 constexpr Flag kFlags[] = {
@@ -97,6 +110,31 @@ constexpr Flag kFlags[] = {
        options->model = std::string(value);
        return std::string();
      }},
+    {"device", "cpu|cuda", "what it computes on: this host's CPUs, or a GPU per rank (default cpu)",
+     [](absl::string_view value, BenchOptions* options) {
+       return ParseWord<bool>(value, {{"cpu", false}, {"cuda", true}}, &options->cuda);
+     }},
+    {"gpu", "ORDINAL", "of this rank (default: by its place on its host)", ParseOrdinal, For::kCuda},
+    {"transport", "nccl|staged", "how GPUs reach each other: NCCL, or memory of their hosts (default nccl)",
+     [](absl::string_view value, BenchOptions* options) {
+       return ParseWord<GpuTransport>(value, {{"nccl", GpuTransport::kNccl}, {"staged", GpuTransport::kStaged}},
+                                      &options->gpu.transport);
+     },
+     For::kCuda},
+    {"exchange", "exact|nccl_reduce_scatter",
+     "what NCCL moves: the contract's bits, or sums that it rounds on the way (default exact)",
+     [](absl::string_view value, BenchOptions* options) {
+       return ParseWord<NcclExchange>(
+           value, {{"exact", NcclExchange::kExact}, {"nccl_reduce_scatter", NcclExchange::kReduceScatter}},
+           &options->gpu.exchange);
+     },
+     For::kCuda},
+    {"nccl", "FILE", "the library (default: libnccl.so.2, as the loader finds it)",
+     [](absl::string_view value, BenchOptions* options) {
+       options->gpu.nccl_library = std::string(value);
+       return std::string(value.empty() ? "needs a path" : "");
+     },
+     For::kCuda},
     {"rule", "adamw|sgd|lion", "the update (default adamw; sgd with momentum 0.9)", ParseRule},
     {"master", "fp32|split", "what stands behind the bf16 weights (default fp32)",
      [](absl::string_view value, BenchOptions* options) {
@@ -107,7 +145,8 @@ constexpr Flag kFlags[] = {
      [](absl::string_view value, BenchOptions* options) {
        return ParseWord<HostSum>(value, {{"exact", HostSum::kExact}, {"host_sum", HostSum::kRounded}},
                                  &options->optimizer.host_sum);
-     }},
+     },
+     For::kCpu},
     {"sum_group", "G", "micro-batches that are summed first, and travel as one sum (default 1)",
      [](absl::string_view value, BenchOptions* options) {
        return ParseCount < [](BenchOptions & o) -> auto& { return o.optimizer.sum_group; }
@@ -124,7 +163,8 @@ constexpr Flag kFlags[] = {
      [](absl::string_view value, BenchOptions* options) {
        return ParseWord<WeightCopies>(value, {{"shared", WeightCopies::kShared}, {"private", WeightCopies::kPrivate}},
                                       &options->optimizer.weights);
-     }},
+     },
+     For::kCpu},
     {"micro_steps", "K", "backward passes of a step (default 1)",
      [](absl::string_view value, BenchOptions* options) {
        return ParseCount < [](BenchOptions & o) -> auto& { return o.optimizer.micro_steps; }
@@ -144,7 +184,8 @@ constexpr Flag kFlags[] = {
        }
        options->optimizer.update_threads = static_cast<int>(threads);
        return std::string();
-     }},
+     },
+     For::kCpu},
     {"backward_ms", "T", "emulates a backward pass, and before it a forward pass of half the time (default 0: none)",
      [](absl::string_view value, BenchOptions* options) {
        if (absl::SimpleAtod(value, &options->backward_ms) && options->backward_ms >= 0 &&
@@ -152,7 +193,8 @@ constexpr Flag kFlags[] = {
          return std::string();
        }
        return absl::StrCat("must be from 0 to ", kLongestMs);
-     }},
+     },
+     For::kCpu},
     {"steps", "N", "measured steps (default 7)",
      [](absl::string_view value, BenchOptions* options) {
        return ParseCount < [](BenchOptions & o) -> auto& { return o.steps; }
@@ -164,7 +206,7 @@ constexpr Flag kFlags[] = {
        > (value, options, 0);
      }},
     {"baselines", "NAME,...|all", "measured too, in turn: mpi_fp32, mpi_bf16_op, mpi_alltoall, mpi_p2p (default none)",
-     ParseBaselines},
+     ParseBaselines, For::kCpu},
     {"json", "FILE", "every line as a JSON object, appended to FILE",
      [](absl::string_view value, BenchOptions* options) {
        options->json_file = std::string(value);
@@ -174,7 +216,8 @@ constexpr Flag kFlags[] = {
      [](absl::string_view value, BenchOptions* options) {
        options->trace_file = std::string(value);
        return std::string(value.empty() ? "needs a path" : "");
-     }},
+     },
+     For::kCpu},
     {"max_floor_ratio", "X", "exits with 1 when floor_ratio is larger",
      [](absl::string_view value, BenchOptions* options) { return ParsePositive(value, &options->max_floor_ratio); }},
 };
@@ -182,15 +225,50 @@ constexpr Flag kFlags[] = {
 struct Switch {
   const char* name;
   const char* help;
-  bool BenchOptions::*field;
+  void (*set)(BenchOptions* options);
+  For device = For::kAll;
 };
 
 constexpr Switch kSwitches[] = {
     {"check", "compares every weight with an unsharded scalar step; exits with 70 when one differs",
-     &BenchOptions::check},
-    {"kernels", "measures each kernel alone, on every target of this CPU, instead of a step", &BenchOptions::kernels},
-    {"help", "prints this", &BenchOptions::help},
+     [](BenchOptions* options) { options->check = true; }},
+    {"graph", "every step is a launch of one CUDA graph", [](BenchOptions* options) { options->gpu.graph = true; },
+     For::kCuda},
+    {"kernels", "measures each kernel alone, on every target of this CPU, instead of a step",
+     [](BenchOptions* options) { options->kernels = true; }, For::kCpu},
+    {"help", "prints this", [](BenchOptions* options) { options->help = true; }},
 };
+
+// The first flag that was given and is for another device than the one that was chosen.
+absl::Status CheckDevice(const BenchOptions& options, const std::set<absl::string_view>& given) {
+  absl::Status status;
+  const auto check = [&](const auto& flags) {
+    for (const auto& flag : flags) {
+      const bool other = flag.device == (options.cuda ? For::kCpu : For::kCuda);
+      if (!other || given.count(flag.name) == 0) continue;
+      status.Update(absl::InvalidArgumentError(
+          absl::StrCat("--", flag.name, ": not with --device=", options.cuda ? "cuda" : "cpu")));
+    }
+  };
+  check(kFlags);
+  check(kSwitches);
+  return status;
+}
+
+absl::Status CheckGpu(const BenchOptions& options) {
+  const bool rounds = options.gpu.exchange == NcclExchange::kReduceScatter;
+  if (options.gpu.transport == GpuTransport::kStaged && (rounds || !options.gpu.nccl_library.empty())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(rounds ? "--exchange=nccl_reduce_scatter" : "--nccl", ": not with --transport=staged"));
+  }
+  if (rounds && options.check) {
+    return absl::InvalidArgumentError("--check: not with --exchange=nccl_reduce_scatter, whose bits are NCCL's own");
+  }
+  if (rounds && options.optimizer.sum_group > 1) {
+    return absl::InvalidArgumentError("--sum_group: not with --exchange=nccl_reduce_scatter, which knows no groups");
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckTogether(const BenchOptions& options) {
   if (options.kernels && (options.check || !options.baselines.empty() || options.backward_ms > 0 ||
@@ -208,12 +286,14 @@ absl::Status CheckTogether(const BenchOptions& options) {
   if (!options.baselines.empty() && options.backward_ms > 0) {
     return absl::InvalidArgumentError("--baselines: they do not overlap with --backward_ms");
   }
+  SHARDSTEP_RETURN_IF_ERROR(CheckGpu(options));
   return ValidateOptions(options.optimizer);
 }
 
 // With the model's parameters, once all flags are known.
-absl::StatusOr<BenchOptions> Complete(BenchOptions options) {
+absl::StatusOr<BenchOptions> Complete(BenchOptions options, const std::set<absl::string_view>& given) {
   if (options.help) return options;
+  SHARDSTEP_RETURN_IF_ERROR(CheckDevice(options, given));
   absl::StatusOr<std::vector<ParameterSpec>> parameters = MakeBenchModel(options.model);
   if (!parameters.ok()) return Annotate(parameters.status(), "--model");
   options.parameters = *std::move(parameters);
@@ -237,6 +317,12 @@ absl::string_view ToString(Baseline baseline) {
   return "?";
 }
 
+absl::string_view ToString(GpuTransport transport) { return transport == GpuTransport::kNccl ? "nccl" : "staged"; }
+
+absl::string_view ToString(NcclExchange exchange) {
+  return exchange == NcclExchange::kExact ? "exact" : "nccl_reduce_scatter";
+}
+
 absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arguments) {
   BenchOptions options;
   std::set<absl::string_view> given;
@@ -254,7 +340,7 @@ absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arg
       if (equals != absl::string_view::npos) {
         return absl::InvalidArgumentError(absl::StrCat("--", argument, ": it takes no value"));
       }
-      options.*(on->field) = true;
+      on->set(&options);
       continue;
     }
     const auto* const flag = std::find_if(std::begin(kFlags), std::end(kFlags), is_named);
@@ -269,7 +355,7 @@ absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arg
     const std::string wrong = flag->parse(value, &options);
     if (!wrong.empty()) return absl::InvalidArgumentError(absl::StrCat("--", name, "=", value, ": ", wrong));
   }
-  return Complete(std::move(options));
+  return Complete(std::move(options), given);
 }
 
 std::string BenchHelp() {

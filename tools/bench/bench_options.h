@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "shardstep/comm/nccl/nccl_communicator.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/runtime/options.h"
@@ -21,6 +22,21 @@ inline constexpr Baseline kAllBaselines[] = {Baseline::kFp32, Baseline::kBf16Op,
 /// "mpi_fp32", ...
 absl::string_view ToString(Baseline baseline);
 
+/// How GPUs reach each other: comm/nccl, or comm/staged.
+enum class GpuTransport { kNccl, kStaged };
+/// "nccl", "staged"; "exact", "nccl_reduce_scatter".
+absl::string_view ToString(GpuTransport transport);
+absl::string_view ToString(NcclExchange exchange);
+
+/// What only --device=cuda asks for.
+struct GpuOptions {
+  std::optional<int> ordinal;  ///< unset: by the rank's place on its host
+  GpuTransport transport = GpuTransport::kNccl;
+  NcclExchange exchange = NcclExchange::kExact;
+  std::string nccl_library;  ///< empty: as the loader finds it
+  bool graph = false;        ///< steps are launches of one CUDA graph
+};
+
 /// What the command line of shardstep_bench says.
 struct BenchOptions {
   std::string model = "gpt2-124m";
@@ -31,6 +47,8 @@ struct BenchOptions {
   int64_t steps = 7;
   int64_t warmup = 2;
   bool check = false;
+  bool cuda = false;  ///< --device=cuda
+  GpuOptions gpu;
   std::vector<Baseline> baselines;
   bool kernels = false;    ///< each kernel alone, instead of a step
   std::string json_file;   ///< empty: none
@@ -40,7 +58,7 @@ struct BenchOptions {
 };
 
 /// `arguments` without the program's name; flags read --name=value or --name value. InvalidArgument names the flag:
-/// unknown, without a value, given twice.
+/// unknown, without a value, given twice, or of no use on the device that was chosen.
 absl::StatusOr<BenchOptions> ParseBenchOptions(absl::Span<const char* const> arguments);
 
 std::string BenchHelp();

@@ -27,7 +27,7 @@ int64_t GradientPasses(const StepCase& step) {
 bool ReadsSlicesInUpdate(const StepCase& step) { return !KeepsSum(step) || GradientPasses(step) < step.micro_steps; }
 
 MemoryCost CountMemoryCost(const StepCase& step) {
-  const double slices = kBf16Bytes * step.ranks;
+  const double slices = kBf16Bytes * (step.wire_sums ? 1 : step.ranks);
   const auto passes = static_cast<double>(GradientPasses(step));
   MemoryCost bytes;
   bytes.gradients = passes * slices;

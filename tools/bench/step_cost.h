@@ -16,7 +16,8 @@ struct StepCase {
   bool two_passes = true;  ///< the norm, or inf and NaN, must be known before anything is updated
   bool private_weights = false;
   int64_t sum_group = 1;
-  bool host_sum = false;  ///< hosts send sums rounded to bf16
+  bool host_sum = false;   ///< hosts send sums rounded to bf16
+  bool wire_sums = false;  ///< the network adds gradients up: what arrives is one slice, in bf16
 };
 
 /// Whether gradients are kept as an fp32 sum between passes: with several micro-steps, between hosts, or when that

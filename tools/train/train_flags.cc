@@ -58,6 +58,7 @@ constexpr Shorthand kShorthands[] = {
     {"ranks", "run.ranks", "threads with INPROC, processes with TCP"},
     {"address", "run.address", "host:port of rank 0, with TCP"},
     {"rank", "run.rank", "which one this process is, with TCP"},
+    {"device", "run.device", "cpu; this program's model is not for GPUs"},
     {"compute_threads", "run.compute_threads", "threads of one rank's forward and backward"},
     {"records", "run.records", "a file for one line of JSON per step"},
     {"plot", "run.plot", "draws the run to this and .loss.svg, .phases.svg, .png; needs gnuplot"},

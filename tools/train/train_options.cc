@@ -164,7 +164,16 @@ absl::Status ReadRanks(const proto::Run& message, TrainOptions* options) {
   return absl::OkStatus();
 }
 
+absl::Status CheckDevice(const std::string& device) {
+  if (device == "cpu") return absl::OkStatus();
+  return Refuse(absl::StrCat("run.device = ", device),
+                device == "cuda" ? "the model of this program has no GPU code; the optimizer has: shardstep_bench "
+                                   "--device=cuda measures it"
+                                 : "must be cpu");
+}
+
 absl::Status ReadRun(const proto::Run& message, TrainOptions* options) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckDevice(message.device()));
   SHARDSTEP_RETURN_IF_ERROR(ReadRanks(message, options));
   SHARDSTEP_RETURN_IF_ERROR(RequireRange("run.compute_threads", message.compute_threads(), 1, kMaxThreads));
   options->compute_threads = message.compute_threads();
