@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <future>
+#include <ostream>
 #include <random>
 #include <thread>
 
@@ -83,6 +84,8 @@ struct Pace {
   int landing_buckets = 3;
 };
 
+void PrintTo(const Pace& pace, std::ostream* stream) { *stream << pace.name; }
+
 class StagedOrder : public testing::TestWithParam<Pace> {};
 
 TEST_P(StagedOrder, StepsThatNobodyWaitsForEqualTheSerialLoop) {
@@ -154,7 +157,7 @@ TEST(StagedCommunicatorTest, NoCallWaits) {
 }
 
 TEST(StagedCommunicatorTest, ALandingSlotMustBeReleasedFirst) {
-  StagedMachine machine(1 + 1, CreateInprocInner);
+  StagedMachine machine(2, CreateInprocInner);
   RunAllocated(machine, kLong, [](Communicator& communicator, Rendezvous&, CudaStream& stream) {
     for (int64_t k = 0; k < 3; ++k) ASSERT_TRUE(communicator.Exchange(0, k, {}, stream).ok());
     EXPECT_EQ(communicator.Exchange(1, 0, {}, stream),
