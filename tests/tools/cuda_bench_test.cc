@@ -8,11 +8,13 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "shardstep/comm/inproc/thread_rendezvous.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
 #include "shardstep/tests/comm/rank_threads.h"
@@ -220,34 +222,74 @@ TEST(CudaBenchTest, CallsThatBlockAreCounted) {
   EXPECT_EQ(RunRow(machine, Parse({"--model=flat:5000"})).blocking_calls, 3);
 }
 
-// Kernels that count their launches.
-class CountingKernels : public HostCudaKernels {
+// Kernels that note what they are launched on, but for where slices lie.
+class NotingKernels : public HostCudaKernels {
  public:
   using HostCudaKernels::HostCudaKernels;
+  int Reduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
+    Note(&kernels, TextOf(args, sum));
+    return HostCudaKernels::Reduce(args, sum, stream);
+  }
+  int ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
+    Note(&twins, TextOf(args, sum));
+    return HostCudaKernels::ReduceTwin(args, sum, stream);
+  }
   int Update(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
-    ++updates;
+    Note(&kernels, TextOf(args, sum));
     return HostCudaKernels::Update(args, sum, stream);
   }
   int UpdateTwin(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
-    ++update_twins;
+    Note(&twins, TextOf(args, sum));
     return HostCudaKernels::UpdateTwin(args, sum, stream);
   }
-  int ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
-    ++reduce_twins;
-    return HostCudaKernels::ReduceTwin(args, sum, stream);
+  std::set<std::string> kernels, twins;  ///< launches, each once
+
+ private:
+  void Note(std::set<std::string>* launches, const std::string& text) {
+    const MutexLock lock(&mutex_);
+    launches->insert(text);
   }
-  int updates = 0, update_twins = 0, reduce_twins = 0;
+  static std::string Sum(const CudaSumSchedule& sum) {
+    return absl::StrCat("accumulator ", absl::Hex(reinterpret_cast<uintptr_t>(sum.accumulator)), ", additions ",
+                        sum.additions_count, ", plain ", sum.plain);
+  }
+  static std::string TextOf(const CudaReduce& args, const CudaSumSchedule& sum) {
+    return absl::StrCat("Reduce of ", args.segments.blocks, " blocks, ", Sum(sum), ", to ",
+                        absl::Hex(reinterpret_cast<uintptr_t>(args.accumulator_out)), ", norm ", args.take_norm,
+                        ", scan ", args.scan != nullptr);
+  }
+  static std::string TextOf(const CudaUpdate& args, const CudaSumSchedule& sum) {
+    std::string text = absl::StrCat("Update of ", args.segments.blocks, " blocks, ", Sum(sum));
+    for (const void* state :
+         std::vector<const void*>{args.master, args.first_moment, args.second_moment, args.weights}) {
+      absl::StrAppend(&text, ", ", absl::Hex(reinterpret_cast<uintptr_t>(state)));
+    }
+    return text;
+  }
+
+  Mutex mutex_;
 };
 
-TEST(CudaBenchTest, TheFloorIsTheTwins) {
-  Machine machine(1, 1);
-  CountingKernels kernels(machine.cuda);
-  machine.kernels = &kernels;
-  RunRow(machine, Parse({"--model=flat:5000"}));
-  // One bucket: a step of warm-up, two rounds, and two of the kernels alone.
-  EXPECT_EQ(kernels.updates, 1 + 2 + 2);
-  EXPECT_EQ(kernels.update_twins, 2 + 2);
-  EXPECT_EQ(kernels.reduce_twins, 2 + 2);
+TEST(CudaBenchTest, TheFloorsTwinsAreLaunchedAsAStepsKernelsAre) {
+  struct Mode {
+    int ranks;
+    std::vector<const char*> flags;
+  };
+  for (const Mode& mode : std::vector<Mode>{{1, {"--model=flat:20000", "--bucket_bytes=8192"}},
+                                            {1, {"--model=flat:20000", "--micro_steps=3"}},
+                                            {1, {"--model=flat:20000", "--clip=off", "--nonfinite=ignore"}},
+                                            {2, {"--model=flat:20000", "--bucket_bytes=8192"}},
+                                            {2, {"--model=flat:20000", "--micro_steps=2"}},
+                                            {2, {"--model=flat:20000", "--exchange=nccl_reduce_scatter"}},
+                                            {2, {"--model=flat:20000", "--clip=off", "--nonfinite=ignore"}}}) {
+    SCOPED_TRACE(absl::StrCat(mode.ranks, " ranks, ", absl::StrJoin(mode.flags, " ")));
+    Machine machine(mode.ranks, mode.ranks);
+    NotingKernels kernels(machine.cuda);
+    machine.kernels = &kernels;
+    RunRow(machine, Parse(mode.flags));
+    EXPECT_THAT(kernels.twins, testing::Not(IsEmpty()));
+    EXPECT_EQ(kernels.kernels, kernels.twins);
+  }
 }
 
 // ---- Refusals
