@@ -23,6 +23,7 @@ class GroupRendezvous : public Rendezvous {
                                                           absl::Duration deadline) override;
   void Fail(const absl::Status& reason) override { parent_.Fail(reason); }
   Rendezvous& everyone() override { return parent_.everyone(); }
+  int rank_name(int rank) const override { return parent_.rank_name(members_[static_cast<size_t>(rank)]); }
 
  private:
   Rendezvous& parent_;

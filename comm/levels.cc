@@ -20,6 +20,12 @@ bool AllEquallyLong(const std::vector<std::vector<int>>& hosts) {
 
 }  // namespace
 
+std::vector<int> HostMap::Rail() const {
+  std::vector<int> rail;
+  for (const std::vector<int>& members : hosts) rail.push_back(members[static_cast<size_t>(local_rank)]);
+  return rail;
+}
+
 std::vector<int> HostMap::RanksByPosition() const {
   std::vector<int> ranks;
   for (int rail = 0; rail < (hosts.empty() ? 0 : ranks_per_host()); ++rail) {
@@ -44,6 +50,15 @@ absl::StatusOr<HostMap> MapHosts(Rendezvous& rendezvous, absl::string_view host_
     members.push_back(rank);
   }
   return AllEquallyLong(map.hosts) ? map : EveryRankAHost(rendezvous.rank(), rendezvous.world_size());
+}
+
+absl::StatusOr<std::vector<int>> CountRanksOfHosts(Rendezvous& rendezvous, absl::string_view host_id,
+                                                   absl::Duration deadline) {
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                             rendezvous.AllGatherBytes("hosts of all ranks", host_id, deadline));
+  std::vector<int> counts;
+  for (const std::string& id : ids) counts.push_back(static_cast<int>(std::count(ids.begin(), ids.end(), id)));
+  return counts;
 }
 
 }  // namespace shardstep

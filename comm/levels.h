@@ -2,6 +2,7 @@
 #define SHARDSTEP_COMM_LEVELS_H_
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -23,6 +24,8 @@ struct HostMap {
 
   int host_count() const { return static_cast<int>(hosts.size()); }
   int ranks_per_host() const { return hosts.empty() ? 1 : static_cast<int>(hosts[0].size()); }
+  /// The ranks of this rank's rail, in the order of hosts.
+  std::vector<int> Rail() const;
   /// The ranks by the position of their shards in a bucket.
   std::vector<int> RanksByPosition() const;
 };
@@ -32,11 +35,26 @@ struct HostMap {
 /// when no two share one, which is one level among all ranks.
 absl::StatusOr<HostMap> MapHosts(Rendezvous& rendezvous, absl::string_view host_id, absl::Duration deadline);
 
+/// Collective. By rank: how many ranks are on its host, also where hosts have different numbers of them. `host_id` as
+/// for MapHosts.
+absl::StatusOr<std::vector<int>> CountRanksOfHosts(Rendezvous& rendezvous, absl::string_view host_id,
+                                                   absl::Duration deadline);
+
 /// How the ranks of one job reach each other: one communicator among all ranks, or two levels.
 struct CommunicatorLevels {
   CommunicatorLevels() = default;
   /// One level.
   CommunicatorLevels(std::unique_ptr<Communicator> all_ranks) : host(std::move(all_ranks)) {}  // NOLINT: a conversion
+  CommunicatorLevels(CommunicatorLevels&&) = default;
+  /// What is replaced goes in the order of destruction: communicators before what they meet over.
+  CommunicatorLevels& operator=(CommunicatorLevels&& other) noexcept {
+    network = std::move(other.network);
+    host = std::move(other.host);
+    rendezvous = std::move(other.rendezvous);
+    map = std::move(other.map);
+    host_ranks = other.host_ranks;
+    return *this;
+  }
 
   /// What the communicators meet over, where nobody else owns it.
   std::vector<std::unique_ptr<Rendezvous>> rendezvous;

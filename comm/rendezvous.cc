@@ -28,7 +28,7 @@ absl::Status AgreeOnStatus(Rendezvous& rendezvous, absl::string_view what, const
   Rendezvous& everyone = rendezvous.everyone();
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> all, everyone.AllGatherBytes(what, Encode(mine), deadline));
   for (int rank = 0; rank < everyone.world_size(); ++rank) {
-    SHARDSTEP_RETURN_IF_ERROR(Decode(all[static_cast<size_t>(rank)], rank));
+    SHARDSTEP_RETURN_IF_ERROR(Decode(all[static_cast<size_t>(rank)], everyone.rank_name(rank)));
   }
   return absl::OkStatus();
 }

@@ -11,7 +11,8 @@
 namespace shardstep {
 
 /// How ranks exchange small host bytes beside the data path: at creation, for digests, handles and manifests; never
-/// inside a step. Implementations: inproc/thread_rendezvous.h, mpi/mpi_rendezvous.h.
+/// inside a step. Implementations: inproc/thread_rendezvous.h, mpi/mpi_rendezvous.h,
+/// tcp/tcp_rendezvous.h; of some ranks of another: group_rendezvous.h, tcp/side_rendezvous.h.
 ///
 /// Collective, but for Fail: every rank makes the same calls in the same order. One thread per rank at a time.
 class Rendezvous {
@@ -36,6 +37,9 @@ class Rendezvous {
   /// Those who meet whenever these ranks meet: of a group (group_rendezvous.h) all ranks of its parent. They have to
   /// agree on success and failure together, or some would meet in vain.
   virtual Rendezvous& everyone() { return *this; }
+
+  /// What messages call a rank: its number here, or in the larger job that these ranks are some of.
+  virtual int rank_name(int rank) const { return rank; }
 };
 
 /// Collective. OK on every rank only when every rank passed OK; otherwise each rank gets the error of the lowest

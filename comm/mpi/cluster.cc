@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -20,18 +19,9 @@ std::vector<int> Iota(int count) {
   return numbers;
 }
 
-// Also where hosts have different numbers of them, and there are no rails.
-absl::StatusOr<int> CountHostRanks(Rendezvous& rendezvous, const std::string& host_id) {
-  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
-                             rendezvous.AllGatherBytes("hosts of all ranks", host_id, kSetupDeadline));
-  return static_cast<int>(std::count(ids.begin(), ids.end(), host_id));
-}
-
 absl::StatusOr<CommunicatorLevels> CreateTwoLevels(MpiRendezvous& rendezvous, const ClusterOptions& options,
                                                    const std::string& host_id, HostMap map) {
   const std::vector<int>& local = map.hosts[static_cast<size_t>(map.host)];
-  std::vector<int> rail;
-  for (const std::vector<int>& host : map.hosts) rail.push_back(host[static_cast<size_t>(map.local_rank)]);
   CommunicatorLevels levels;
   levels.rendezvous.push_back(std::make_unique<GroupRendezvous>(rendezvous, local));
   SHARDSTEP_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host,
@@ -42,7 +32,7 @@ absl::StatusOr<CommunicatorLevels> CreateTwoLevels(MpiRendezvous& rendezvous, co
   const auto link = std::make_shared<HostLink>(std::move(host));
   SHARDSTEP_ASSIGN_OR_RETURN(
       levels.network,
-      CreateMpiCommunicator(rendezvous, rail,
+      CreateMpiCommunicator(rendezvous, map.Rail(),
                             {.wait_deadline = options.wait_deadline,
                              .setup_deadline = kSetupDeadline,
                              .max_message_bytes = options.max_message_bytes,
@@ -77,7 +67,8 @@ absl::StatusOr<CommunicatorLevels> CreateClusterCommunicators(MpiRendezvous& ren
                                                     .setup_deadline = kSetupDeadline,
                                                     .max_message_bytes = options.max_message_bytes}));
   CommunicatorLevels levels(std::move(all));
-  SHARDSTEP_ASSIGN_OR_RETURN(levels.host_ranks, CountHostRanks(rendezvous, host_id));
+  SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<int> counts, CountRanksOfHosts(rendezvous, host_id, kSetupDeadline));
+  levels.host_ranks = counts[static_cast<size_t>(rendezvous.rank())];
   return levels;
 }
 

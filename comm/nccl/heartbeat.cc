@@ -12,7 +12,7 @@ namespace {
 // A reason is cut, not lost: it is for people.
 constexpr size_t kLongestTextBytes = 4096;
 
-enum Field { kArrived, kFinished, kExpired, kAwayNs, kFlags, kCode, kCause, kNameBytes, kFields };
+enum Field { kArrived, kFinished, kExpired, kAwayNs, kOtherAwayNs, kFlags, kCode, kCause, kNameBytes, kFields };
 constexpr int64_t kLeaves = 1;
 constexpr int64_t kWantsRendezvous = 2;
 
@@ -44,6 +44,7 @@ std::string Encode(const Heartbeat& heartbeat) {
   words[kFinished] = heartbeat.finished;
   words[kExpired] = heartbeat.expired;
   words[kAwayNs] = absl::ToInt64Nanoseconds(heartbeat.away);
+  words[kOtherAwayNs] = absl::ToInt64Nanoseconds(heartbeat.other_away);
   words[kFlags] = (heartbeat.leaves ? kLeaves : 0) | (heartbeat.wants_rendezvous ? kWantsRendezvous : 0);
   words[kCode] = static_cast<int64_t>(heartbeat.failure.code());
   words[kCause] = static_cast<int64_t>(CauseOf(heartbeat.failure));
@@ -67,6 +68,7 @@ absl::StatusOr<Heartbeat> DecodeHeartbeat(absl::string_view bytes) {
   heartbeat.expired = words[kExpired];
   heartbeat.expired_name = std::string(bytes.substr(0, static_cast<size_t>(name_bytes)));
   heartbeat.away = absl::Nanoseconds(words[kAwayNs]);
+  heartbeat.other_away = absl::Nanoseconds(words[kOtherAwayNs]);
   heartbeat.leaves = (words[kFlags] & kLeaves) != 0;
   heartbeat.wants_rendezvous = (words[kFlags] & kWantsRendezvous) != 0;
   heartbeat.failure = StatusOf(words[kCode], words[kCause], bytes.substr(static_cast<size_t>(name_bytes)));
@@ -82,6 +84,7 @@ Verdict Judge(absl::Span<const Heartbeat> states, absl::Duration deadline, absl:
     if (verdict.failure.ok()) verdict.failure = state.failure;
     if (state.expired >= 0 && (late == nullptr || state.expired < late->expired)) late = &state;
     verdict.away = std::max(verdict.away, state.away);
+    verdict.other_away = std::max(verdict.other_away, state.other_away);
     verdict.all_want_rendezvous = verdict.all_want_rendezvous && state.wants_rendezvous;
     if (state.leaves && (verdict.departure.rank < 0 || state.finished < verdict.departure.finished)) {
       verdict.departure = {names.empty() ? static_cast<int>(rank) : names[rank], state.finished};

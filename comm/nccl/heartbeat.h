@@ -24,6 +24,8 @@ struct Heartbeat {
   std::string expired_name;
   /// For how long it is away from now on; zero: it is not.
   absl::Duration away;
+  /// The same of ranks of another level (NcclOptions::other_away), which it has heard of there.
+  absl::Duration other_away;
   bool leaves = false;            ///< its communicator is being destroyed: it meets nobody any more
   bool wants_rendezvous = false;  ///< it is in a collective call, and meets nobody until all are
   absl::Status failure;           ///< why it is dead, in words that are for other ranks
@@ -41,8 +43,9 @@ struct Departure {
 
 struct Verdict {
   absl::Status failure;
-  absl::Duration away;  ///< of the rank that is away longest
-  Departure departure;  ///< of the one that has finished least
+  absl::Duration away;        ///< of the rank that is away longest
+  absl::Duration other_away;  ///< of another level's
+  Departure departure;        ///< of the one that has finished least
   bool all_want_rendezvous = false;
 };
 

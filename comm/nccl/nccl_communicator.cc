@@ -155,7 +155,9 @@ absl::Status NcclCommunicator::Connect(NcclApi& nccl) {
                                                         .heartbeat = options_.heartbeat,
                                                         .rank_names = options_.rank_names,
                                                         .other_failure = options_.other_failure,
-                                                        .on_failure = options_.on_failure});
+                                                        .on_failure = options_.on_failure,
+                                                        .other_away = options_.other_away,
+                                                        .on_away = options_.on_away});
   return absl::OkStatus();
 }
 

@@ -34,8 +34,15 @@ struct NcclOptions {
   std::vector<int> rank_names;
   /// The failure of another level of the same job, asked for once per heartbeat: it ends this one. May be empty.
   std::function<absl::Status()> other_failure;
-  /// Called once, from the watching thread, when this communicator fails or hears of a failure. May be empty.
+  /// Called once, from the watching thread, when this communicator fails or hears of a failure, in the words that other
+  /// ranks get: they name the rank. May be empty.
   std::function<void(const absl::Status&)> on_failure;
+  /// For how much longer a rank is away from another level of the same job, asked for once per heartbeat: no deadline
+  /// of any rank runs here either. May be empty.
+  std::function<absl::Duration()> other_away;
+  /// Called from the watching thread after a meeting: for how much longer a rank is away from this level, but for what
+  /// other_away said. Zero: none is. May be empty.
+  std::function<void(absl::Duration)> on_away;
 };
 
 /// Collective. The communicator of ranks with a GPU each, over NCCL: slices are transient, weights exist once per rank,

@@ -146,7 +146,7 @@ void NcclWatch::Run() {
     const Heartbeat mine = Look();
     goes_on = Meet(mine) && !mine.leaves;
   }
-  const absl::Status failure = failure_->status();
+  const absl::Status failure = failure_->told();
   if (!failure.ok() && options_.on_failure) options_.on_failure(failure);
 }
 
@@ -183,6 +183,7 @@ Heartbeat NcclWatch::Look() {
   }
   if (!broken.ok()) Fail(broken);
   state.failure = failure_->told();
+  if (options_.other_away) state.other_away = std::clamp(options_.other_away(), absl::ZeroDuration(), kForever);
   const MutexLock lock(&mutex_);
   state.leaves = leaves_;
   state.wants_rendezvous = wants_rendezvous_;
@@ -237,10 +238,11 @@ bool NcclWatch::Conclude(const std::vector<Heartbeat>& states) {
     Die(verdict.failure, verdict.failure);
     return false;
   }
-  const MutexLock lock(&mutex_);
   const bool all = static_cast<int>(states.size()) == rendezvous_.world_size();
   if (!all) return true;
-  others_away_until_ = FromNow(verdict.away);
+  if (options_.on_away) options_.on_away(verdict.away);
+  const MutexLock lock(&mutex_);
+  others_away_until_ = FromNow(std::max(verdict.away, verdict.other_away));
   not_wanting_.clear();
   for (size_t rank = 0; rank < states.size(); ++rank) {
     if (!states[rank].wants_rendezvous) not_wanting_.push_back(static_cast<int>(rank));

@@ -38,8 +38,10 @@ struct NcclWatchOptions {
   absl::Duration setup_deadline;
   absl::Duration heartbeat;
   std::vector<int> rank_names;
-  std::function<absl::Status()> other_failure;  ///< as in NcclOptions
+  std::function<absl::Status()> other_failure;  ///< these as in NcclOptions
   std::function<void(const absl::Status&)> on_failure;
+  std::function<absl::Duration()> other_away;
+  std::function<void(absl::Duration)> on_away;
 };
 
 /// The thread that looks after a communicator. Once per heartbeat it asks NCCL for asynchronous errors and the device

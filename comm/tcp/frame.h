@@ -11,7 +11,7 @@
 namespace shardstep {
 
 enum class FrameKind : uint32_t {
-  kHello = 1,     ///< first of a rank: `rank`, `value` is its world size
+  kHello = 1,     ///< first of a rank: `rank`, `value` is its world size, `round` its key
   kWelcome,       ///< first of rank 0: the hello was right
   kRefused,       ///< instead of it: `bytes` says why
   kContribution,  ///< what `rank` brings to meeting `round`: `what`, `bytes`

@@ -16,8 +16,8 @@ constexpr absl::Duration kFlushDeadline = absl::Seconds(1);
 
 }  // namespace
 
-TcpHub::TcpHub(int world_size, Descriptor listener, Descriptor own)
-    : world_size_(world_size), listener_(std::move(listener)), peers_(static_cast<size_t>(world_size)) {
+TcpHub::TcpHub(int world_size, uint64_t key, Descriptor listener, Descriptor own)
+    : world_size_(world_size), key_(key), listener_(std::move(listener)), peers_(static_cast<size_t>(world_size)) {
   peers_[0].socket = std::move(own);
   peers_[0].name = "this process";
   peers_[0].has_arrived = true;
@@ -124,6 +124,7 @@ bool TcpHub::IsStillGuest(Guest& guest) {
 
 void TcpHub::LetIn(Guest& guest, const Frame& hello) {
   if (hello.kind != FrameKind::kHello) return Refuse(guest, "it did not say who it is");
+  if (hello.round != key_) return Refuse(guest, "it is of another job");
   if (hello.value != world_size_) {
     return Refuse(guest,
                   absl::StrCat("rank ", hello.rank, " has world_size ", hello.value, ", rank 0 has ", world_size_));

@@ -23,8 +23,9 @@ namespace shardstep {
 /// not taken yet: as ranks meet in lock-step, two meetings at most.
 class TcpHub {
  public:
-  /// `own`: the connection of rank 0 itself. Its other end must be closed before destruction.
-  TcpHub(int world_size, Descriptor listener, Descriptor own);
+  /// `key`: what ranks bring that are to be let in. `own`: the connection of rank 0 itself; its other end must be
+  /// closed before destruction.
+  TcpHub(int world_size, uint64_t key, Descriptor listener, Descriptor own);
   /// First passes on what it has been given, to all that read.
   ~TcpHub();
   TcpHub(const TcpHub&) = delete;
@@ -78,6 +79,7 @@ class TcpHub {
   void PassOn(const Frame& frame, int except_rank);
 
   const int world_size_;
+  const uint64_t key_;
   Descriptor listener_;
   std::vector<Peer> peers_;
   std::vector<Guest> guests_;

@@ -53,10 +53,16 @@ bool NamesLoopback(const HostAndPort& address) {
   return address.host == "localhost" || address.host == "::1" || absl::StartsWith(address.host, "127.");
 }
 
+in_port_t PortIn(const sockaddr* where) {
+  return where->sa_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(where)->sin6_port
+                                      : reinterpret_cast<const sockaddr_in*>(where)->sin_port;
+}
+
 absl::StatusOr<Descriptor> ListenAt(int family, const sockaddr* where, socklen_t where_bytes) {
   Descriptor socket = NewSocket(family);
   if (!socket.is_open()) return SystemError("socket");
-  SetOption(socket, SOL_SOCKET, SO_REUSEADDR, 1);
+  // A port that the system chooses may otherwise be another's that does not listen yet.
+  if (PortIn(where) != 0) SetOption(socket, SOL_SOCKET, SO_REUSEADDR, 1);
   if (family == AF_INET6) SetOption(socket, IPPROTO_IPV6, IPV6_V6ONLY, 0);
   if (bind(socket.get(), where, where_bytes) != 0) return SystemError("bind");
   if (listen(socket.get(), SOMAXCONN) != 0) return SystemError("listen");
@@ -140,6 +146,14 @@ absl::StatusOr<Descriptor> Listen(const HostAndPort& address) {
   int port = 0;
   if (!absl::SimpleAtoi(address.port, &port)) return absl::InvalidArgumentError("address: port");
   return ListenEverywhere(htons(static_cast<in_port_t>(port)));
+}
+
+absl::StatusOr<std::string> PortOf(const Descriptor& listener) {
+  sockaddr_storage own{};
+  socklen_t own_bytes = sizeof(own);
+  auto* const where = reinterpret_cast<sockaddr*>(&own);
+  if (getsockname(listener.get(), where, &own_bytes) != 0) return SystemError("getsockname");
+  return absl::StrCat(ntohs(PortIn(where)));
 }
 
 absl::StatusOr<Descriptor> Connect(const HostAndPort& address, absl::Time end) {

@@ -43,8 +43,12 @@ absl::StatusOr<HostAndPort> ParseAddress(absl::string_view address);
 
 /// All sockets here do not block, are not inherited by programs that are executed, and raise no SIGPIPE.
 
-/// Listens on all networks, or on the loopback one that `address` names. Unavailable says why not.
+/// Listens on all networks, or on the loopback one that `address` names; at a port that the system chooses if it is
+/// "0". Unavailable says why not.
 absl::StatusOr<Descriptor> Listen(const HostAndPort& address);
+
+/// Where a socket listens.
+absl::StatusOr<std::string> PortOf(const Descriptor& listener);
 
 /// One attempt at every address that the name has, until `end` at the latest. Unavailable tells the last reason.
 absl::StatusOr<Descriptor> Connect(const HostAndPort& address, absl::Time end);

@@ -11,6 +11,7 @@
 #include "shardstep/comm/rank_list.h"
 #include "shardstep/comm/tcp/frame.h"
 #include "shardstep/comm/tcp/hub.h"
+#include "shardstep/comm/tcp/listening_rendezvous.h"
 #include "shardstep/comm/tcp/socket.h"
 
 namespace shardstep {
@@ -35,11 +36,22 @@ absl::Status ValidateOptions(const TcpRendezvousOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("deadline: ", absl::FormatDuration(options.deadline), " is not positive"));
   }
+  if (!options.rank_names.empty() && static_cast<int>(options.rank_names.size()) != options.world_size) {
+    return absl::InvalidArgumentError(absl::StrCat("rank_names: ", options.rank_names.size(), " names, there are ",
+                                                   options.world_size, " ranks (world_size)"));
+  }
   return absl::OkStatus();
 }
 
-absl::Status StatusOf(const Frame& frame) {
-  return AbortedBy(frame.rank, static_cast<absl::StatusCode>(frame.value), frame.bytes);
+int NameOf(const TcpRendezvousOptions& options, int rank) {
+  return options.rank_names.empty() ? rank : options.rank_names[static_cast<size_t>(rank)];
+}
+
+// What a rank says that cannot come to rank 0, or is not understood there.
+absl::Status FirstRankAbsent(const TcpRendezvousOptions& options, absl::string_view why) {
+  return absl::DeadlineExceededError(absl::StrCat(kCreate, ": rank ", NameOf(options, 0), " did not arrive within ",
+                                                  absl::FormatDuration(options.deadline), " (", options.address, ": ",
+                                                  why, ")"));
 }
 
 absl::Status SendAll(const Descriptor& socket, absl::string_view bytes, absl::Time end) {
@@ -61,9 +73,7 @@ absl::StatusOr<Descriptor> ConnectUntil(const HostAndPort& address, const TcpRen
     absl::StatusOr<Descriptor> socket = Connect(address, end);
     if (socket.ok()) return socket;
     if (absl::Now() + kRetryPause >= end) {
-      return absl::DeadlineExceededError(absl::StrCat(kCreate, ": rank 0 did not arrive within ",
-                                                      absl::FormatDuration(options.deadline), " (", options.address,
-                                                      ": ", socket.status().message(), ")"));
+      return FirstRankAbsent(options, socket.status().message());
     }
     absl::SleepFor(kRetryPause);
   }
@@ -72,7 +82,8 @@ absl::StatusOr<Descriptor> ConnectUntil(const HostAndPort& address, const TcpRen
 class TcpRendezvous : public Rendezvous {
  public:
   TcpRendezvous(const TcpRendezvousOptions& options, Descriptor socket, std::unique_ptr<TcpHub> hub)
-      : rank_(options.rank),
+      : options_(options),
+        rank_(options.rank),
         world_size_(options.world_size),
         socket_(std::move(socket)),
         peers_(static_cast<size_t>(options.world_size)),
@@ -88,10 +99,11 @@ class TcpRendezvous : public Rendezvous {
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
+  int rank_name(int rank) const override { return NameOf(options_, rank); }
   const TcpHub* hub() const { return hub_.get(); }
 
   // Not of rank 0: says who it is and hears whether that is right.
-  absl::Status Introduce(const TcpRendezvousOptions& options, absl::Time end);
+  absl::Status Introduce(uint64_t key, absl::Time end);
 
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(absl::string_view what, absl::string_view bytes,
                                                           absl::Duration deadline) override;
@@ -105,6 +117,7 @@ class TcpRendezvous : public Rendezvous {
     absl::Status left;                // why there will be no more
   };
 
+  absl::Status StatusOf(const Frame& frame) const;
   void Say(Frame frame);
   absl::Status FailMeetings(absl::Status failure);
   absl::Status Contribute(absl::string_view what, absl::string_view bytes, absl::Time end);
@@ -115,6 +128,7 @@ class TcpRendezvous : public Rendezvous {
   std::vector<int> Absent() const;
   absl::StatusOr<std::vector<std::string>> Finish(absl::string_view what, absl::string_view bytes);
 
+  const TcpRendezvousOptions options_;
   const int rank_;
   const int world_size_;
   Descriptor socket_;  // to the hub
@@ -128,6 +142,10 @@ class TcpRendezvous : public Rendezvous {
   bool all_are_told_ = false;      // of a failure that ends everybody's meetings
   std::unique_ptr<TcpHub> hub_;
 };
+
+absl::Status TcpRendezvous::StatusOf(const Frame& frame) const {
+  return AbortedBy(rank_name(frame.rank), static_cast<absl::StatusCode>(frame.value), frame.bytes);
+}
 
 void TcpRendezvous::Say(Frame frame) {
   frame.bytes.resize(std::min(frame.bytes.size(), kLongestReasonBytes));
@@ -146,11 +164,11 @@ absl::Status TcpRendezvous::FailMeetings(absl::Status failure) {
   return failure_;
 }
 
-absl::Status TcpRendezvous::Introduce(const TcpRendezvousOptions& options, absl::Time end) {
+absl::Status TcpRendezvous::Introduce(uint64_t key, absl::Time end) {
   SHARDSTEP_RETURN_IF_ERROR(
-      SendAll(socket_, Encode({.kind = FrameKind::kHello, .rank = rank_, .value = world_size_}), end));
-  const auto wrong = [&options](absl::string_view why) {
-    return absl::FailedPreconditionError(absl::StrCat(kCreate, ": ", options.address, ": ", why));
+      SendAll(socket_, Encode({.kind = FrameKind::kHello, .rank = rank_, .value = world_size_, .round = key}), end));
+  const auto wrong = [this](absl::string_view why) {
+    return absl::FailedPreconditionError(absl::StrCat(kCreate, ": ", options_.address, ": ", why));
   };
   while (true) {
     std::string bytes;
@@ -164,9 +182,7 @@ absl::Status TcpRendezvous::Introduce(const TcpRendezvousOptions& options, absl:
     }
     if (transfer == Transfer::kClosed) return wrong("what listens there closed the connection");
     if (!WaitFor(socket_, POLLIN, end)) {
-      return absl::DeadlineExceededError(absl::StrCat(kCreate, ": rank 0 did not arrive within ",
-                                                      absl::FormatDuration(options.deadline), " (", options.address,
-                                                      ": what listens there does not answer)"));
+      return FirstRankAbsent(options_, "what listens there does not answer");
     }
   }
 }
@@ -192,6 +208,8 @@ absl::StatusOr<std::vector<std::string>> TcpRendezvous::AllGatherBytes(absl::str
     }
     if (!WaitFor(socket_, POLLIN, end)) {
       if (absent.empty()) absent.push_back(0);  // all but its word that all are there
+      for (int& rank : absent) rank = rank_name(rank);
+      std::sort(absent.begin(), absent.end());
       return FailMeetings(absl::DeadlineExceededError(
           absl::StrCat(what, ": ", RankList(absent), " did not arrive within ", absl::FormatDuration(deadline))));
     }
@@ -228,7 +246,8 @@ absl::StatusOr<bool> TcpRendezvous::Hear() {
   const Transfer transfer = Receive(socket_, &bytes);
   reader_.Append(bytes);
   if (transfer != Transfer::kClosed) return transfer == Transfer::kSome;
-  return AbortedBy(0, absl::StatusCode::kUnavailable, "failed: its connection closed: it ended or was killed");
+  return AbortedBy(rank_name(0), absl::StatusCode::kUnavailable,
+                   "failed: its connection closed: it ended or was killed");
 }
 
 bool TcpRendezvous::HearAll() {
@@ -288,8 +307,9 @@ absl::StatusOr<std::vector<std::string>> TcpRendezvous::Finish(absl::string_view
   }
   for (size_t rank = 1; rank < tags.size(); ++rank) {
     if (tags[rank] == tags[0]) continue;
-    return FailMeetings(absl::FailedPreconditionError(
-        absl::StrCat("rendezvous: rank 0 is at \"", tags[0], "\", rank ", rank, " at \"", tags[rank], "\"")));
+    return FailMeetings(
+        absl::FailedPreconditionError(absl::StrCat("rendezvous: rank ", rank_name(0), " is at \"", tags[0], "\", rank ",
+                                                   rank_name(static_cast<int>(rank)), " at \"", tags[rank], "\"")));
   }
   return all;
 }
@@ -298,7 +318,7 @@ void TcpRendezvous::Fail(const absl::Status& reason) {
   if (!all_are_told_) HearAll();
   if (all_are_told_) return;
   all_are_told_ = true;
-  own_failure_ = AbortedBy(rank_, CauseOf(reason), absl::StrCat("failed: ", reason.message()));
+  own_failure_ = AbortedBy(rank_name(rank_), CauseOf(reason), absl::StrCat("failed: ", reason.message()));
   Say({.kind = FrameKind::kFailed,
        .value = static_cast<int>(CauseOf(reason)),
        .bytes = absl::StrCat("failed: ", reason.message())});
@@ -308,19 +328,30 @@ void TcpRendezvous::Fail(const absl::Status& reason) {
 
 absl::StatusOr<std::unique_ptr<Rendezvous>> CreateTcpRendezvous(const TcpRendezvousOptions& options) {
   SHARDSTEP_RETURN_IF_ERROR(ValidateOptions(options));
+  Descriptor listener;
+  if (options.rank == 0) {
+    SHARDSTEP_ASSIGN_OR_RETURN(const HostAndPort address, ParseAddress(options.address));
+    absl::StatusOr<Descriptor> listening = Listen(address);
+    if (!listening.ok()) return Annotate(listening.status(), absl::StrCat(kCreate, ": ", options.address));
+    listener = *std::move(listening);
+  }
+  return CreateListeningRendezvous(options, /*key=*/0, std::move(listener));
+}
+
+absl::StatusOr<std::unique_ptr<Rendezvous>> CreateListeningRendezvous(const TcpRendezvousOptions& options, uint64_t key,
+                                                                      Descriptor listener) {
+  SHARDSTEP_RETURN_IF_ERROR(ValidateOptions(options));
   SHARDSTEP_ASSIGN_OR_RETURN(const HostAndPort address, ParseAddress(options.address));
   const absl::Time end = absl::Now() + options.deadline;
   std::unique_ptr<TcpRendezvous> rendezvous;
   if (options.rank == 0) {
-    absl::StatusOr<Descriptor> listener = Listen(address);
-    if (!listener.ok()) return Annotate(listener.status(), absl::StrCat(kCreate, ": ", options.address));
     SHARDSTEP_ASSIGN_OR_RETURN(auto ends, SocketPair());
-    auto hub = std::make_unique<TcpHub>(options.world_size, *std::move(listener), std::move(ends.second));
+    auto hub = std::make_unique<TcpHub>(options.world_size, key, std::move(listener), std::move(ends.second));
     rendezvous = std::make_unique<TcpRendezvous>(options, std::move(ends.first), std::move(hub));
   } else {
     SHARDSTEP_ASSIGN_OR_RETURN(Descriptor socket, ConnectUntil(address, options, end));
     rendezvous = std::make_unique<TcpRendezvous>(options, std::move(socket), nullptr);
-    SHARDSTEP_RETURN_IF_ERROR(rendezvous->Introduce(options, end));
+    SHARDSTEP_RETURN_IF_ERROR(rendezvous->Introduce(key, end));
   }
   const absl::Status met = rendezvous->AllGatherBytes(kCreate, "", end - absl::Now()).status();
   if (met.ok()) return rendezvous;

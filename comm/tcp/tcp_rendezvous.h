@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "shardstep/comm/rendezvous.h"
@@ -17,6 +18,8 @@ struct TcpRendezvousOptions {
   int world_size = 1;
   /// How long Create waits for the others. Positive.
   absl::Duration deadline = absl::Minutes(1);
+  /// What messages call the ranks, where they are ranks of a larger job; empty: 0, 1, ... Equal on all ranks.
+  std::vector<int> rank_names;
 };
 
 /// Collective. The rendezvous of processes that anything started (torchrun, ssh, a script), without MPI: every rank

@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "shardstep/tests/comm/delaying_communicator.h"
 #include "shardstep/tests/comm/rank_threads.h"
 
 namespace shardstep {
@@ -81,6 +82,72 @@ TEST(LevelsTest, OneHost) {
   ExpectConsistent(maps);
   EXPECT_THAT(maps[0].hosts, ElementsAre(ElementsAre(0, 1, 2)));
   EXPECT_THAT(maps[0].RanksByPosition(), ElementsAre(0, 1, 2));
+}
+
+TEST(LevelsTest, RailsJoinTheRanksOfOnePlace) {
+  const std::vector<HostMap> maps = Map({"z", "a", "a", "z", "z", "a"});
+  EXPECT_THAT(maps[3].Rail(), ElementsAre(3, 2));
+  EXPECT_THAT(maps[2].Rail(), ElementsAre(3, 2));
+  EXPECT_THAT(maps[5].Rail(), ElementsAre(4, 5));
+}
+
+TEST(LevelsTest, RanksOfUnequalHostsAreCounted) {
+  RunRankThreads(4, [](Rendezvous& rendezvous) {
+    const auto counts = CountRanksOfHosts(rendezvous, rendezvous.rank() == 1 ? "b" : "a", absl::Minutes(1));
+    ASSERT_TRUE(counts.ok()) << counts.status();
+    EXPECT_THAT(*counts, ElementsAre(3, 1, 3, 3));
+  });
+}
+
+/// Tell when they go.
+class GoingCommunicator : public DelayingCommunicator {
+ public:
+  GoingCommunicator(std::vector<std::string>* gone, std::string name)
+      : DelayingCommunicator(nullptr, {}), gone_(gone), name_(std::move(name)) {}
+  ~GoingCommunicator() override { gone_->push_back(name_); }
+
+ private:
+  std::vector<std::string>* const gone_;
+  const std::string name_;
+};
+
+class GoingRendezvous : public Rendezvous {
+ public:
+  explicit GoingRendezvous(std::vector<std::string>* gone) : gone_(gone) {}
+  ~GoingRendezvous() override { gone_->push_back("rendezvous"); }
+  int rank() const override { return 0; }
+  int world_size() const override { return 1; }
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(absl::string_view, absl::string_view,
+                                                          absl::Duration) override {
+    return std::vector<std::string>(1);
+  }
+  void Fail(const absl::Status&) override {}
+
+ private:
+  std::vector<std::string>* const gone_;
+};
+
+TEST(LevelsTest, CommunicatorsGoBeforeWhatTheyMeetOver) {
+  std::vector<std::string> gone;
+  const auto make = [&gone] {
+    CommunicatorLevels levels;
+    levels.rendezvous.push_back(std::make_unique<GoingRendezvous>(&gone));
+    levels.host = std::make_unique<GoingCommunicator>(&gone, "host");
+    levels.network = std::make_unique<GoingCommunicator>(&gone, "network");
+    levels.host_ranks = 3;
+    return levels;
+  };
+  {
+    CommunicatorLevels levels = make();
+    EXPECT_THAT(gone, testing::IsEmpty());
+    levels = CommunicatorLevels();
+    EXPECT_THAT(gone, ElementsAre("network", "host", "rendezvous"));
+    EXPECT_EQ(levels.host_ranks, 0);
+    levels = make();
+    EXPECT_EQ(levels.host_ranks, 3);
+    gone.clear();
+  }
+  EXPECT_THAT(gone, ElementsAre("network", "host", "rendezvous"));
 }
 
 TEST(LevelsTest, WithoutHostsThereAreNoPositions) { EXPECT_TRUE(HostMap().RanksByPosition().empty()); }

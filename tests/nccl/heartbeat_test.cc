@@ -13,6 +13,7 @@ Heartbeat Arrived(int64_t operations) { return {.arrived = operations, .finished
 TEST(HeartbeatTest, ComesAsItWasSent) {
   Heartbeat sent{.arrived = 7, .finished = 5, .expired = 5, .expired_name = "AllReduceSmall number 5"};
   sent.away = absl::Milliseconds(1500);
+  sent.other_away = absl::Milliseconds(2500);
   sent.leaves = true;
   sent.failure = AbortedBy(3, absl::StatusCode::kDataLoss, "aborted: torn");
   const absl::StatusOr<Heartbeat> got = DecodeHeartbeat(Encode(sent));
@@ -22,6 +23,7 @@ TEST(HeartbeatTest, ComesAsItWasSent) {
   EXPECT_EQ(got->expired, 5);
   EXPECT_EQ(got->expired_name, "AllReduceSmall number 5");
   EXPECT_EQ(got->away, absl::Milliseconds(1500));
+  EXPECT_EQ(got->other_away, absl::Milliseconds(2500));
   EXPECT_TRUE(got->leaves);
   EXPECT_FALSE(got->wants_rendezvous);
   EXPECT_EQ(got->failure, sent.failure);
