@@ -16,8 +16,9 @@ TEST(GpuCheckOptionsTest, CommandsAndFlags) {
   EXPECT_EQ(defaults->command, Command::kKernels);
   EXPECT_EQ(defaults->elements, 100'000'000);
   EXPECT_FALSE(defaults->nccl_required);
-  const auto given = Parse({"nccl", "--device=3", "--nccl=/opt/libnccl.so.2", "--elements=7", "--ranks=2",
-                            "--threads=5", "--seed=9", "--training_elements=1000", "--parameters=12"});
+  const auto given =
+      Parse({"nccl", "--device=3", "--nccl=/opt/libnccl.so.2", "--elements=7", "--ranks=2", "--threads=5", "--seed=9",
+             "--training_elements=1000", "--parameters=12", "--decisions=13"});
   ASSERT_TRUE(given.ok()) << given.status();
   EXPECT_EQ(given->command, Command::kNccl);
   EXPECT_EQ(given->device, 3);
@@ -29,6 +30,7 @@ TEST(GpuCheckOptionsTest, CommandsAndFlags) {
   EXPECT_EQ(given->seed, 9u);
   EXPECT_EQ(given->training.elements, 1000);
   EXPECT_EQ(given->parameters, 12);
+  EXPECT_EQ(given->decisions, 13);
 }
 
 TEST(GpuCheckOptionsTest, WhatIsWrongIsNamed) {

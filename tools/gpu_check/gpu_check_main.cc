@@ -75,8 +75,9 @@ absl::StatusOr<std::string> CheckProcesses(const GpuCheckOptions& options, bool 
 absl::StatusOr<std::string> CheckGpuKernels(const GpuCheckOptions& options, const Gpu& gpu) {
   SHARDSTEP_ASSIGN_OR_RETURN(const std::unique_ptr<KernelTarget> cuda, CreateCudaTarget(gpu.backend, gpu.device));
   SHARDSTEP_ASSIGN_OR_RETURN(const std::unique_ptr<KernelTarget> cpu, CreateCpuTarget("", Threads(options)));
-  SHARDSTEP_ASSIGN_OR_RETURN(const std::string same,
-                             CheckKernels(*cpu, *cuda, {.elements = options.elements, .seed = options.seed}));
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      const std::string same,
+      CheckKernels(*cpu, *cuda, {.elements = options.elements, .decisions = options.decisions, .seed = options.seed}));
   SHARDSTEP_ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KernelTarget>> all, CreateCpuTargets(Threads(options)));
   all.insert(all.begin(), CreateReferenceTarget());
   SHARDSTEP_ASSIGN_OR_RETURN(all.emplace_back(), CreateCudaTarget(gpu.backend, gpu.device));
@@ -89,7 +90,9 @@ absl::StatusOr<std::string> CheckHostKernels(const GpuCheckOptions& options) {
   SHARDSTEP_ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KernelTarget>> all, CreateCpuTargets(Threads(options)));
   for (const std::unique_ptr<KernelTarget>& target : all) {
     SHARDSTEP_RETURN_IF_ERROR(
-        CheckKernels(*reference, *target, {.elements = options.elements / 100, .seed = options.seed}).status());
+        CheckKernels(*reference, *target,
+                     {.elements = options.elements / 100, .decisions = options.decisions, .seed = options.seed})
+            .status());
   }
   all.insert(all.begin(), CreateReferenceTarget());
   return CheckOneHash(all);

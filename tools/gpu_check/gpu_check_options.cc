@@ -56,6 +56,8 @@ constexpr Flag kFlags[] = {
      [](absl::string_view value, GpuCheckOptions* o) { return ParseInteger(value, 0, 1023, &o->device); }},
     {"elements", "that kernels are compared on (default 100000000)",
      [](absl::string_view value, GpuCheckOptions* o) { return ParseInteger(value, 1, kLargest, &o->elements); }},
+    {"decisions", "likewise (default 2000)",
+     [](absl::string_view value, GpuCheckOptions* o) { return ParseInteger(value, 0, kLargest, &o->decisions); }},
     {"parameters", "of the benchmark (default 500000000)",
      [](absl::string_view value, GpuCheckOptions* o) { return ParseInteger(value, 1, kLargest, &o->parameters); }},
     {"seed", "of what kernels are compared on (default 1)",

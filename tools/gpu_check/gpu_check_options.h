@@ -17,6 +17,7 @@ struct GpuCheckOptions {
   int device = 0;
   int64_t elements = 100'000'000;    ///< that kernels are compared on
   int64_t parameters = 500'000'000;  ///< of the benchmark
+  int64_t decisions = 2000;          ///< likewise
   uint64_t seed = 1;
   int threads = 0;  ///< of the CPU's kernels; 0: one per core
   int ranks = 4;
