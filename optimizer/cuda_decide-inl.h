@@ -42,9 +42,13 @@ SHARDSTEP_DEVICE void Contribute(const Machine& machine, const ContributeWords& 
   CopyWords(machine, *words.exchange_scan, &shared->exchange_scan);
   machine.SyncWarp();
   machine.ForEachLane([&](int lane) {
-    if (lane == 0) {
-      ContributeScans({&shared->order, &shared->scan, &shared->exchange_scan, &shared->reduction});
-    }
+    if (lane != 0) return;
+    ContributeWords contribution = words;
+    contribution.order = &shared->order;
+    contribution.scan = &shared->scan;
+    contribution.exchange_scan = &shared->exchange_scan;
+    contribution.reduction = &shared->reduction;
+    ContributeScans(contribution);
   });
   machine.SyncWarp();
   CopyWords(machine, shared->reduction, words.reduction);

@@ -99,6 +99,11 @@ SHARDSTEP_HOST_DEVICE inline Verdict Judge(const StepOrder& order, const StepFac
 SHARDSTEP_HOST_DEVICE inline void ContributeScans(const ContributeWords& words) {
   ScanResult scan = *words.scan;
   scan.Merge(*words.exchange_scan);
+  for (int32_t p = 0; p < words.parameter_count; ++p) {
+    scan.Merge(words.parameter_scans[p]);
+    words.parameter_norms[p] = words.parameter_scans[p].squared_norm;
+    words.parameter_scans[p] = ScanResult();
+  }
   SmallReduction reduction = words.order->part;
   PutScan(scan, &reduction);
   *words.reduction = reduction;

@@ -100,7 +100,11 @@ absl::Status CheckArguments(const ContributeWords& words) {
   SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "order", words.order, true));
   SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "scan", words.scan, true));
   SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "exchange_scan", words.exchange_scan, true));
-  return CheckPointer("Contribute", "reduction", words.reduction, true);
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "reduction", words.reduction, true));
+  if (words.parameter_count < 0) return Refuse("Contribute: parameter_count = ", words.parameter_count);
+  const bool parameters = words.parameter_count > 0;
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "parameter_scans", words.parameter_scans, parameters));
+  return CheckPointer("Contribute", "parameter_norms", words.parameter_norms, parameters);
 }
 
 absl::Status CheckArguments(const DecideWords& words) {

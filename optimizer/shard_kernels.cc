@@ -91,6 +91,9 @@ std::vector<MemoryAccess> Accesses(const ContributeWords& words) {
   list.Whole(words.scan, sizeof(ScanResult), /*write=*/true);
   list.Whole(words.exchange_scan, sizeof(ScanResult), /*write=*/true);
   list.Whole(words.reduction, sizeof(SmallReduction), /*write=*/true);
+  const int64_t parameters = words.parameter_count;
+  list.Whole(words.parameter_scans, parameters * static_cast<int64_t>(sizeof(ScanResult)), /*write=*/true);
+  list.Whole(words.parameter_norms, parameters * static_cast<int64_t>(sizeof(ExactSum)), /*write=*/true);
   return list.Take();
 }
 

@@ -56,8 +56,7 @@ class ShardState {
   ShardState() = default;
   /// For the buckets that are not frozen as registered, in `memory`, which must outlive it. ResourceExhausted when the
   /// system refuses, or has less memory than all of it takes once it is used.
-  static absl::StatusOr<ShardState> Create(const ShardLayout& layout, const Sums& sums,
-                                           Memory& memory = HostMemory());
+  static absl::StatusOr<ShardState> Create(const ShardLayout& layout, const Sums& sums, Memory& memory = HostMemory());
 
   /// Makes the sums that are not there yet, zeroed, in every bucket that has state; buckets that are thawed later get
   /// them too. Nothing has changed after an error.

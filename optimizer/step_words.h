@@ -88,12 +88,16 @@ struct RuleSettings {
   int64_t begin_applied_step = 0;
 };
 
-/// Contribute: reduction = order.part and both scans, which are reset.
+/// Contribute: reduction = order.part and all scans, which are reset. Scans of single parameters are optional: their
+/// norms go to `parameter_norms`.
 struct ContributeWords {
   const StepOrder* order = nullptr;  ///< pinned
   ScanResult* scan = nullptr;
   ScanResult* exchange_scan = nullptr;
   SmallReduction* reduction = nullptr;
+  ScanResult* parameter_scans = nullptr;  ///< parameter_count
+  ExactSum* parameter_norms = nullptr;    ///< pinned; parameter_count
+  int32_t parameter_count = 0;
 };
 
 /// Decide: the verdict of decision_formula.h, from the facts that are there or those of the reduction.

@@ -35,7 +35,8 @@ absl::StatusOr<CudaBackend> GetCudaBackend(const std::string& path) {
   }
   SHARDSTEP_ASSIGN_OR_RETURN(const char* const version, Call<const char>(library, "shardstep_cuda_version"));
   if (absl::string_view(version) != kVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(name, " is of version ", version, ", this program of ", kVersion));
+    return absl::FailedPreconditionError(
+        absl::StrCat(name, " is of version ", version, ", this program of ", kVersion));
   }
   CudaBackend backend;
   SHARDSTEP_ASSIGN_OR_RETURN(backend.api, Call<CudaApi>(library, "shardstep_cuda_api"));

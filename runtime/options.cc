@@ -70,6 +70,9 @@ absl::Status ValidateCombinations(const OptimizerOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("sum_group = ", options.sum_group, ": not with host_sum ROUNDED, which sums whole hosts"));
   }
+  if (options.parameter_norms && options.non_finite == NonFinitePolicy::kIgnore) {
+    return absl::InvalidArgumentError("parameter_norms = true: not with non_finite IGNORE, which looks at no norm");
+  }
   return absl::OkStatus();
 }
 
@@ -313,6 +316,7 @@ absl::StatusOr<OptimizerOptions> OptionsFromProto(const proto::Optimizer& messag
   SHARDSTEP_ASSIGN_OR_RETURN(options.host_sum, kHostSum.FromMessage(message.host_sum()));
   options.rounding_seed = message.rounding_seed();
   options.max_message_bytes = message.max_message_bytes();
+  options.parameter_norms = message.parameter_norms();
   SHARDSTEP_RETURN_IF_ERROR(ValidateOptions(options));
   return options;
 }
@@ -349,6 +353,7 @@ std::vector<std::string> DescribeOptions(const OptimizerOptions& options) {
   add("host_sum", kHostSum.Word(options.host_sum));
   add("rounding_seed", absl::StrCat(options.rounding_seed));
   add("max_message_bytes", Exactly(options.max_message_bytes));
+  add("parameter_norms", options.parameter_norms ? "true" : "false");
   return lines;
 }
 

@@ -40,6 +40,7 @@ struct OptimizerOptions {
   HostSum host_sum = HostSum::kExact;
   uint64_t rounding_seed = 1;
   int64_t max_message_bytes = int64_t{256} << 20;
+  bool parameter_norms = false;
 };
 
 /// InvalidArgument names the first bad field by its path in the text file ("group[1].beta2 = nan: ...").

@@ -126,7 +126,8 @@ class ShardedOptimizer {
   absl::Status WeightsReady(int p);
   /// Blocks until this rank's part of the last Step is done; what it did. FailedPrecondition names the two ranks whose
   /// arguments or counters differed, and the field: such a step changed nothing and the optimizer stays usable. So it
-  /// does after the error of a non-finite step (policy kError, or max_consecutive_skips reached).
+  /// does after the error of a non-finite step (policy kError, or max_consecutive_skips reached). Collective with the
+  /// option parameter_norms.
   absl::StatusOr<StepRecord> FinishStep();
 
   /// Collective. master = float(values), weights = values, moments and counters kept; by the parameter's weight dtype.

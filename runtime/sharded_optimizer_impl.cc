@@ -11,6 +11,7 @@
 #include "shardstep/runtime/bucket_extents.h"
 #include "shardstep/runtime/host_contributions.h"
 #include "shardstep/runtime/job_memory.h"
+#include "shardstep/runtime/parameter_norms.h"
 #include "shardstep/runtime/plan_input.h"
 
 namespace shardstep {
@@ -116,7 +117,8 @@ absl::Status ShardedOptimizer::Impl::Allocate() {
   const GradientHandling handling = Handling(options_.micro_steps);
   SHARDSTEP_RETURN_IF_ERROR(AllocateArenas(handling.local_sums));
   SHARDSTEP_RETURN_IF_ERROR(CreateStreams());
-  SHARDSTEP_ASSIGN_OR_RETURN(words_, StepMemory::Create(device_.memory()));
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      words_, StepMemory::Create(device_.memory(), options_.parameter_norms ? layout_.parameter_count() : 0));
   SHARDSTEP_ASSIGN_OR_RETURN(state_, ShardState::Create(layout_, SumsOf(handling), device_.memory()));
   thawed_.assign(layout_.bucket_count(), false);
   SHARDSTEP_ASSIGN_OR_RETURN(kernels_, device_.CreateKernels(KernelThreads(options_.update_threads, HostRanks())));
@@ -447,6 +449,11 @@ absl::StatusOr<StepRecord> ShardedOptimizer::Impl::FinishStep() {
     }
   }
   record.copied_buffers = bound_->Copied();
+  if (options_.parameter_norms && record.gradient_norm) {
+    SHARDSTEP_ASSIGN_OR_RETURN(
+        record.parameter_norms,
+        GatherParameterNorms(words_.parameter_norms(), scheduler_->divisor(), *rendezvous_, kMeetingDeadline));
+  }
   return record;
 }
 

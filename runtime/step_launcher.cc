@@ -64,6 +64,7 @@ absl::Status StepLauncher::TakeOverGroups() {
     };
     BucketSegments& segments = segments_[b];
     add(segments.mine, r_.rank, 0);
+    if (r_.words->parameter_scans() != nullptr) segments.one_by_one = segments.mine;
     if (local_sums_) {
       for (int rank = 0; rank < world_size_; ++rank) add(segments.whole, rank, r_.layout->position(rank));
     }
@@ -78,6 +79,7 @@ absl::Status StepLauncher::TakeOverGroups() {
     for (const std::vector<Segment>* list : {&segments.mine, &segments.rail, &segments.whole}) {
       if (!list->empty()) lists.push_back(*list);
     }
+    for (const Segment& segment : segments.one_by_one) lists.push_back(absl::MakeConstSpan(&segment, 1));
   }
   SHARDSTEP_RETURN_IF_ERROR(r_.kernels->SetSegments(lists));
   return r_.words->SetSettings(r_.groups->Settings());
@@ -165,18 +167,25 @@ absl::Status StepLauncher::LaunchSumHost(const StepNode& node, const StepPositio
 absl::Status StepLauncher::LaunchReduce(const StepPlan& plan, const StepNode& node, int64_t exchange, Stream& stream) {
   const BucketState& state = r_.state->bucket(node.bucket);
   const bool last = node.micro_step == plan.input.micro_steps - 1;
-  return r_.kernels->Reduce({.segments = segments_[node.bucket].mine,
-                             .sum = {.slices = Slices(node.bucket, exchange),
-                                     .sum_group = plan.input.sum_group,
-                                     .first_micro_batch = node.micro_step * world_size_,
-                                     .accumulator = node.read_accumulator ? state.accumulator : nullptr,
-                                     .group_accumulator = node.read_group ? state.group_accumulator : nullptr,
-                                     .closes = last},
-                             .accumulator_out = node.write_accumulator ? state.accumulator : nullptr,
-                             .group_accumulator_out = node.write_group ? state.group_accumulator : nullptr,
-                             .take_norm = node.take_norm,
-                             .scan = node.scan ? &r_.words->on_device().scan : nullptr},
-                            stream);
+  ReduceArgs args = {.segments = segments_[node.bucket].mine,
+                     .sum = {.slices = Slices(node.bucket, exchange),
+                             .sum_group = plan.input.sum_group,
+                             .first_micro_batch = node.micro_step * world_size_,
+                             .accumulator = node.read_accumulator ? state.accumulator : nullptr,
+                             .group_accumulator = node.read_group ? state.group_accumulator : nullptr,
+                             .closes = last},
+                     .accumulator_out = node.write_accumulator ? state.accumulator : nullptr,
+                     .group_accumulator_out = node.write_group ? state.group_accumulator : nullptr,
+                     .take_norm = node.take_norm,
+                     .scan = node.scan ? &r_.words->on_device().scan : nullptr};
+  ScanResult* const parameter_scans = r_.words->parameter_scans();
+  if (!node.scan || parameter_scans == nullptr) return r_.kernels->Reduce(args, stream);
+  for (const Segment& segment : segments_[node.bucket].one_by_one) {
+    args.segments = absl::MakeConstSpan(&segment, 1);
+    args.scan = parameter_scans + segment.parameter;
+    SHARDSTEP_RETURN_IF_ERROR(r_.kernels->Reduce(args, stream));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StepLauncher::LaunchAwaitReleased(const StepNode& node, int64_t exchange, Stream& stream) {

@@ -71,6 +71,8 @@ class StepLauncher {
   absl::StatusOr<Decision> TakeDecision() const;
   /// An update is applied whose weights have not all left this rank, or not all come to it; any thread.
   bool updating() const;
+  /// Of the last step's gradients.
+  double divisor() const { return EffectiveDivisor(decision_input_.arguments); }
   /// `step` of a StepPosition has ended on this rank; on the stream of its last node. One stream may be late in a step
   /// that another has begun to follow with the next.
   void EndUpdating(int64_t step) { ended_step_ = step; }
@@ -86,6 +88,7 @@ class StepLauncher {
   /// all of them, each counted from the first one's begin.
   struct BucketSegments {
     std::vector<Segment> mine, rail, whole;
+    std::vector<Segment> one_by_one;  ///< `mine`, for launches of their own, where parameters have norms
   };
 
   /// Slices of a bucket's two latest exchanges: made once, because launches that are under way go on reading them. They

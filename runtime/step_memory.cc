@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace shardstep {
 
-absl::StatusOr<StepMemory> StepMemory::Create(Memory& memory) {
+absl::StatusOr<StepMemory> StepMemory::Create(Memory& memory, int parameter_norms) {
   StepMemory words;
   words.memory_ = &memory;
   SHARDSTEP_ASSIGN_OR_RETURN(words.on_device_,
@@ -15,6 +16,15 @@ absl::StatusOr<StepMemory> StepMemory::Create(Memory& memory) {
   const OnDevice nothing_scanned;
   SHARDSTEP_RETURN_IF_ERROR(memory.Write(&nothing_scanned, words.on_device_.view().data, sizeof(nothing_scanned)));
   std::construct_at(words.for_both_.as<ForBoth>());
+  words.parameter_count_ = static_cast<size_t>(parameter_norms);
+  const std::vector<ScanResult> scans(words.parameter_count_);
+  const auto scan_bytes = static_cast<int64_t>(scans.size() * sizeof(ScanResult));
+  SHARDSTEP_ASSIGN_OR_RETURN(words.parameter_scans_,
+                             memory.Allocate(scan_bytes, "scans of parameters", PageBacking::kOnCreation));
+  SHARDSTEP_RETURN_IF_ERROR(memory.Write(scans.data(), words.parameter_scans(), scan_bytes));
+  SHARDSTEP_ASSIGN_OR_RETURN(
+      words.parameter_norms_,
+      memory.AllocateForBoth(static_cast<int64_t>(scans.size() * sizeof(ExactSum)), "norms of parameters"));
   return words;
 }
 
@@ -36,7 +46,10 @@ ContributeWords StepMemory::Contribute(int exchange_scan) const {
   return {.order = &order(),
           .scan = &on_device().scan,
           .exchange_scan = &on_device().exchange_scans[exchange_scan],
-          .reduction = &on_device().reduction};
+          .reduction = &on_device().reduction,
+          .parameter_scans = parameter_scans(),
+          .parameter_norms = parameter_norms_.as<ExactSum>(),
+          .parameter_count = static_cast<int32_t>(parameter_count_)};
 }
 
 DecideWords StepMemory::Decide(const StepFacts* facts) const {

@@ -28,8 +28,8 @@ class StepMemory {
     StepReport report;
   };
 
-  /// `memory` must outlive it.
-  static absl::StatusOr<StepMemory> Create(Memory& memory);
+  /// `memory` must outlive it. `parameter_norms`: that many are looked for one by one; 0: none.
+  static absl::StatusOr<StepMemory> Create(Memory& memory, int parameter_norms = 0);
 
   /// What the rules' scalars are made from; between steps. ResourceExhausted: nothing has changed then.
   absl::Status SetSettings(absl::Span<const RuleSettings> settings);
@@ -39,13 +39,17 @@ class StepMemory {
   const StepReport& report() const { return for_both_.as<ForBoth>()->report; }
   absl::Span<const RuleSettings> settings() const { return {settings_.as<RuleSettings>(), settings_count_}; }
   absl::Span<RuleScalars> rules() const { return {rules_.as<RuleScalars>(), settings_count_}; }
+  /// By parameter, if they are looked for one by one: nullptr otherwise.
+  ScanResult* parameter_scans() const { return parameter_scans_.as<ScanResult>(); }
+  absl::Span<const ExactSum> parameter_norms() const { return {parameter_norms_.as<ExactSum>(), parameter_count_}; }
   /// Contribute of a step that has gone to `exchange_scan`; Decide by `facts`, nullptr: by the reduction.
   ContributeWords Contribute(int exchange_scan) const;
   DecideWords Decide(const StepFacts* facts) const;
 
  private:
   Memory* memory_ = nullptr;
-  Buffer on_device_, for_both_, settings_, rules_;
+  Buffer on_device_, for_both_, settings_, rules_, parameter_scans_, parameter_norms_;
+  size_t parameter_count_ = 0;
   size_t settings_count_ = 0;
 };
 

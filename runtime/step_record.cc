@@ -40,6 +40,7 @@ void ToProto(const StepRecord& record, proto::StepRecord* message) {
   message->set_exposed_ns(record.exposed_ns);
   for (const std::string& mode : record.inexact_modes) message->add_inexact_mode(mode);
   for (const std::string& buffer : record.copied_buffers) message->add_copied_buffer(buffer);
+  for (const double norm : record.parameter_norms) message->add_parameter_norm(norm);
 }
 
 }  // namespace shardstep

@@ -40,6 +40,7 @@ struct StepRecord {
   int64_t exposed_ns = 0;
   std::vector<std::string> inexact_modes;
   std::vector<std::string> copied_buffers;
+  std::vector<double> parameter_norms;
 };
 
 /// Of a step that was skipped: "non-finite gradient at micro-batch 7 (rank 1), parameter "head", element 12".

@@ -388,6 +388,8 @@ absl::Status StepScheduler::ShareWeights(absl::Span<const int> buckets) {
     for (const int b : buckets) SHARDSTEP_RETURN_IF_ERROR(level->Publish(b, step, *r_.caller));
     for (const int b : buckets) SHARDSTEP_RETURN_IF_ERROR(level->AwaitPublished(b, step, *r_.caller));
   }
+  // The next ones come after a meeting, which must find these here. Errors are found by Healthy.
+  r_.caller->Synchronize(r_.caller->Record()).IgnoreError();
   return Healthy();
 }
 

@@ -48,6 +48,8 @@ class StepScheduler {
   absl::Status EndCapture();
   absl::Status Replay(const StepArguments& arguments);
 
+  /// What the last step's sums were divided by.
+  double divisor() const { return launcher_.divisor(); }
   const StepPlan& plan() const { return plan_; }
   /// As of the last finished step, or as restored.
   const StepCounters& counters() const { return counters_; }

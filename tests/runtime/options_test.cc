@@ -101,6 +101,8 @@ std::vector<Knob> Knobs() {
   knobs.push_back({"host_sum: HOST_SUM_UNSPECIFIED", "host_sum = HOST_SUM_UNSPECIFIED"});
   // X2: each is good, together they contradict each other.
   knobs.push_back({"accumulation: LOCAL sum_group: 2", "sum_group = 2"});
+  knobs.push_back({"parameter_norms: true", ""});
+  knobs.push_back({"parameter_norms: true non_finite: IGNORE", "parameter_norms = true"});
   knobs.push_back({"host_sum: ROUNDED sum_group: 2", "sum_group = 2"});
   knobs.push_back({"accumulation: LOCAL host_sum: ROUNDED", "host_sum = ROUNDED"});
   for (const std::string good : {"ZERO", "REFUSE"}) knobs.push_back({"missing_gradient: " + good, ""});
@@ -140,7 +142,8 @@ TEST(OptionsTest, EveryFieldIsTakenOver) {
     weights: PRIVATE
     accumulation: LOCAL
     rounding_seed: 9
-    max_message_bytes: 10000)pb"));
+    max_message_bytes: 10000
+    parameter_norms: true)pb"));
   ASSERT_TRUE(options.ok()) << options.status();
   EXPECT_THAT(
       DescribeOptions(*options),
@@ -157,7 +160,8 @@ TEST(OptionsTest, EveryFieldIsTakenOver) {
                   "bucket_bytes = 4", "update_threads = 5", "micro_steps = 6", "non_finite = ERROR",
                   "max_consecutive_skips = 7", "missing_gradient = REFUSE", "accumulate_gradients = true",
                   "wait_deadline_seconds = 0.1", "keep_checkpoints = 8", "weights = PRIVATE", "accumulation = LOCAL",
-                  "sum_group = 1", "host_sum = EXACT", "rounding_seed = 9", "max_message_bytes = 10000"));
+                  "sum_group = 1", "host_sum = EXACT", "rounding_seed = 9", "max_message_bytes = 10000",
+                  "parameter_norms = true"));
 }
 
 TEST(OptionsTest, SumsAreTakenOver) {
@@ -226,7 +230,8 @@ TEST(StepRecordTest, EveryFieldReachesTheMessage) {
       .non_finite = NonFinitePlace{.micro_batch = 8, .rank = 9, .parameter = "w", .element = 10, .sum_overflow = true},
       .scale_overflow = true,
       .step_ns = 11,
-      .exposed_ns = 12};
+      .exposed_ns = 12,
+      .parameter_norms = {0.5, 2}};
   proto::StepRecord message;
   message.add_inexact_mode("stale");
   ToProto(record, &message);
@@ -234,7 +239,7 @@ TEST(StepRecordTest, EveryFieldReachesTheMessage) {
             "step: 1 applied_steps: 2 applied: true consecutive_skips: 3 skipped_steps: 4 micro_steps: 5 "
             "micro_batches: 6 learning_rate: 0.5 gradient_norm: 7.5 clip_factor: 0.25 non_finite { micro_batch: 8 "
             "rank: 9 parameter: \"w\" element: 10 sum_overflow: true } scale_overflow: true step_ns: 11 "
-            "exposed_ns: 12");
+            "exposed_ns: 12 parameter_norm: 0.5 parameter_norm: 2");
   record.gradient_norm.reset();
   record.non_finite.reset();
   ToProto(record, &message);
