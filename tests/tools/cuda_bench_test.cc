@@ -15,7 +15,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "shardstep/comm/inproc/thread_rendezvous.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
 #include "shardstep/tests/comm/rank_threads.h"
 #include "shardstep/tests/cuda/host_cuda_kernels.h"
@@ -52,18 +51,19 @@ struct Machine {
 
   // The row of every rank, or the first error.
   absl::StatusOr<std::vector<CudaBenchRow>> Run(const BenchOptions& options) {
-    ThreadRendezvousGroup for_nccl(ranks);
     std::vector<absl::StatusOr<CudaBenchRow>> results(ranks, absl::UnknownError("not run"));
     std::vector<std::ostringstream> outs(ranks);
     RunRankThreads(ranks, [&](Rendezvous& rendezvous) {
       const int rank = rendezvous.rank();
-      const CudaBenchJob job = {
-          .backend = {.api = &cuda, .kernels = kernels},
-          .nccl = has_nccl ? &nccl : nullptr,
-          .rendezvous = &rendezvous,
-          .make_rendezvous = [&]() -> absl::StatusOr<std::unique_ptr<Rendezvous>> { return for_nccl.Join(rank); },
-          .make_host_communicator = [&] { return CreateInprocCommunicator(rendezvous, {}); },
-          .host_id = "host"};
+      const CudaBenchJob job = {.backend = {.api = &cuda, .kernels = kernels},
+                                .nccl = has_nccl ? &nccl : nullptr,
+                                .rendezvous = &rendezvous,
+                                .make_host_levels = [&]() -> absl::StatusOr<CommunicatorLevels> {
+                                  CommunicatorLevels levels;
+                                  SHARDSTEP_ASSIGN_OR_RETURN(levels.host, CreateInprocCommunicator(rendezvous, {}));
+                                  return levels;
+                                },
+                                .host_id = "host"};
       results[rank] = RunOne(options, job, outs[rank]);
       if (!results[rank].ok()) rendezvous.Fail(results[rank].status());
     });

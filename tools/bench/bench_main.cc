@@ -4,11 +4,11 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/comm/mpi/mpi_communicator.h"
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
 #include "shardstep/tools/bench/bench_run.h"
 #include "shardstep/tools/bench/cuda_bench.h"
 #include "shardstep/tools/bench/kernel_bench.h"
-#include "shardstep/tools/bench/mpi_cuda_job.h"
 #include "shardstep/tools/exit_code.h"
 #include "shardstep/tools/text_file.h"
 
@@ -98,14 +98,29 @@ absl::StatusOr<bool> ShowGpus(const BenchOptions& options, const CudaBenchRow& r
   return row.floor_ratio() <= options.max_floor_ratio;
 }
 
+// Collective. This machine's, if the options need it: a rank alone needs none, unless a file is named.
+absl::StatusOr<std::unique_ptr<NcclApi>> FindNccl(const GpuOptions& options, Rendezvous& rendezvous) {
+  if (options.transport == GpuTransport::kStaged) return nullptr;
+  absl::StatusOr<std::unique_ptr<NcclApi>> nccl = LoadNccl(options.nccl_library);
+  const bool needed = rendezvous.world_size() > 1 || !options.nccl_library.empty();
+  SHARDSTEP_RETURN_IF_ERROR(
+      AgreeOnStatus(rendezvous, "NCCL", needed ? nccl.status() : absl::OkStatus(), absl::Minutes(1)));
+  return nccl.ok() ? *std::move(nccl) : nullptr;
+}
+
 // Collective. The row is shown by rank 0.
 absl::StatusOr<bool> MeasureGpus(const BenchOptions& options, const CudaBackend& backend, MpiRendezvous& rendezvous,
                                  Phase* phase) {
   SHARDSTEP_RETURN_IF_ERROR(CheckFiles(options, rendezvous));
-  SHARDSTEP_ASSIGN_OR_RETURN(const auto job, MpiCudaJob::Create(options, backend, rendezvous));
-  SHARDSTEP_ASSIGN_OR_RETURN(const auto place, CudaPlace::Create(options, job->job()));
+  SHARDSTEP_ASSIGN_OR_RETURN(const auto nccl, FindNccl(options.gpu, rendezvous));
+  const CudaBenchJob job = {.backend = backend, .nccl = nccl.get(), .rendezvous = &rendezvous, .make_host_levels = [&] {
+                              return CreateClusterCommunicators(
+                                  rendezvous, {.wait_deadline = options.optimizer.wait_deadline,
+                                               .max_message_bytes = options.optimizer.max_message_bytes});
+                            }};
+  SHARDSTEP_ASSIGN_OR_RETURN(const auto place, CudaPlace::Create(options, job));
   *phase = Phase::kRun;
-  SHARDSTEP_ASSIGN_OR_RETURN(const CudaBenchRow row, RunCudaBench(options, job->job(), *place, std::cout));
+  SHARDSTEP_ASSIGN_OR_RETURN(const CudaBenchRow row, RunCudaBench(options, job, *place, std::cout));
   return rendezvous.rank() == 0 ? ShowGpus(options, row) : true;
 }
 

@@ -5,9 +5,10 @@
 #include <vector>
 
 #include "shardstep/comm/cuda/cuda_device.h"
+#include "shardstep/comm/nccl/nccl_levels.h"
 #include "shardstep/comm/shm/host_id.h"
 #include "shardstep/comm/shm/shared_memory_communicator.h"
-#include "shardstep/comm/staged/staged_communicator.h"
+#include "shardstep/comm/staged/staged_levels.h"
 
 namespace shardstep {
 namespace {
@@ -18,7 +19,7 @@ std::string HostIdOf(const CudaBenchJob& job) { return job.host_id.empty() ? Def
 
 absl::Status CheckTransport(const BenchOptions& options, const CudaBenchJob& job) {
   const bool needs_nccl = job.rendezvous->world_size() > 1 && options.gpu.transport == GpuTransport::kNccl;
-  if (!needs_nccl || job.has_nccl()) return absl::OkStatus();
+  if (!needs_nccl || job.nccl != nullptr) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "--transport=nccl: there is no NCCL here, and several ranks need it; --transport=staged does not");
 }
@@ -84,22 +85,20 @@ absl::StatusOr<CommunicatorLevels> MakeCudaLevels(const BenchOptions& options, c
                                                   CudaPlace& place) {
   const absl::Duration deadline = options.optimizer.wait_deadline;
   CommunicatorLevels levels;
-  levels.host_ranks = place.sharing();
-  if (options.gpu.transport == GpuTransport::kNccl && job.has_nccl()) {
-    SHARDSTEP_ASSIGN_OR_RETURN(levels.rendezvous.emplace_back(), job.make_rendezvous());
-    SHARDSTEP_ASSIGN_OR_RETURN(levels.host,
-                               CreateNcclCommunicator(*job.nccl, place.ref(), place.memory(), *levels.rendezvous.back(),
-                                                      {.wait_deadline = deadline, .exchange = options.gpu.exchange}));
+  if (options.gpu.transport == GpuTransport::kNccl && job.nccl != nullptr) {
+    SHARDSTEP_ASSIGN_OR_RETURN(
+        levels,
+        CreateNcclLevels(*job.nccl, place.ref(), place.memory(), *job.rendezvous,
+                         {.host_id = HostIdOf(job), .wait_deadline = deadline, .exchange = options.gpu.exchange}));
     return levels;
   }
-  SHARDSTEP_ASSIGN_OR_RETURN(
-      std::unique_ptr<Communicator> inner,
-      job.make_host_communicator
-          ? job.make_host_communicator()
-          : CreateShmCommunicator(*job.rendezvous, {.wait_deadline = deadline, .host_id = HostIdOf(job)}));
-  SHARDSTEP_ASSIGN_OR_RETURN(
-      levels.host, CreateStagedCommunicator(place.ref(), place.memory(), *job.rendezvous, std::move(inner), {}));
-  return levels;
+  if (job.make_host_levels) {
+    SHARDSTEP_ASSIGN_OR_RETURN(levels, job.make_host_levels());
+  } else {
+    SHARDSTEP_ASSIGN_OR_RETURN(
+        levels.host, CreateShmCommunicator(*job.rendezvous, {.wait_deadline = deadline, .host_id = HostIdOf(job)}));
+  }
+  return StageLevels(place.ref(), place.memory(), *job.rendezvous, std::move(levels), {});
 }
 
 }  // namespace shardstep

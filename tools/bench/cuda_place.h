@@ -22,15 +22,10 @@ struct CudaBenchJob {
   /// nullptr: none; enough for one rank and for GpuTransport::kStaged.
   NcclApi* nccl = nullptr;
   Rendezvous* rendezvous = nullptr;
-  /// Collective. Another rendezvous of the same ranks, for NCCL's communicator alone. Empty: as no NCCL.
-  std::function<absl::StatusOr<std::unique_ptr<Rendezvous>>()> make_rendezvous;
-  /// Collective. What moves host memory among all ranks, for kStaged. Empty: shared memory of processes.
-  std::function<absl::StatusOr<std::unique_ptr<Communicator>>()> make_host_communicator;
+  /// Collective. What moves host memory among the ranks, for kStaged. Empty: shared memory of processes of one host.
+  std::function<absl::StatusOr<CommunicatorLevels>()> make_host_levels;
   /// Equal for ranks of one host; empty: DefaultHostId().
   std::string host_id;
-
-  /// Whether ranks can reach each other by NCCL.
-  bool has_nccl() const { return nccl != nullptr && make_rendezvous != nullptr; }
 };
 
 /// NotFound, in CUDA's words, when this process sees no device that can be used.
@@ -75,7 +70,7 @@ class CudaPlace {
   std::unique_ptr<CudaStream> view_;
 };
 
-/// Collective. The communicator of all ranks that the options ask for; without NCCL a rank alone has staging, which
+/// Collective. The communicators that the options ask for; without NCCL a rank alone has staging, which
 /// then moves nothing.
 absl::StatusOr<CommunicatorLevels> MakeCudaLevels(const BenchOptions& options, const CudaBenchJob& job,
                                                   CudaPlace& place);
