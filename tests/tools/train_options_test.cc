@@ -84,6 +84,7 @@ const std::vector<Knob>& Knobs() {
       {"optimizer.host_sum", {"HOST_SUM_UNSPECIFIED", "BF16"}, {"EXACT", "ROUNDED"}},
       {"optimizer.rounding_seed", {"1.5"}, {"0", "18446744073709551615"}},
       {"optimizer.max_message_bytes", {"0", "4095", "1e39"}, {"4096"}},
+      {"optimizer.parameter_norms", {"maybe"}, {"true", "false"}},
       {"optimizer.group[0].master", {"MASTER_UNSPECIFIED", "BF16"}, {"FP32", "SPLIT", "NONE"}},
       // STOCHASTIC is for weights without a master.
       {"optimizer.group[0].rounding", {"ROUNDING_UNSPECIFIED", "STOCHASTIC"}, {"NEAREST"}},
