@@ -81,10 +81,13 @@ TEST(HeartbeatTest, TheLongestAbsenceCountsAndAllHaveToWantTheRendezvous) {
   std::vector<Heartbeat> states(3);
   states[0].away = absl::Seconds(2);
   states[2].away = absl::Seconds(5);
+  states[0].other_away = absl::Seconds(9);
+  states[1].other_away = absl::Seconds(3);
   states[0].wants_rendezvous = states[1].wants_rendezvous = true;
   Verdict verdict = Judge(states, kDeadline, {});
   EXPECT_TRUE(verdict.failure.ok());
   EXPECT_EQ(verdict.away, absl::Seconds(5));
+  EXPECT_EQ(verdict.other_away, absl::Seconds(9));
   EXPECT_FALSE(verdict.all_want_rendezvous);
   EXPECT_EQ(verdict.departure.rank, -1);
   states[2].wants_rendezvous = true;
