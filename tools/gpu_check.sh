@@ -215,12 +215,15 @@ fi
 sanitize() {
   local name=$1 tool=$2
   shift 2
-  if ! command -v compute-sanitizer >/dev/null; then
+  if [ -z "$sanitizer" ]; then
     row "NOT RUN" "$name" 0 "compute-sanitizer is not there"
     return
   fi
-  check "$name" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$program" "$@" "--device=$device"
+  check "$name" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 "$program" "$@" "--device=$device"
 }
+sanitizer=$(command -v compute-sanitizer) || for file in /usr/local/cuda*/bin/compute-sanitizer; do
+  [ ! -x "$file" ] || sanitizer=$file
+done
 # What the tool says where it cannot work at all.
 excuse='device not supported|unable to find injection library|operation not supported on'
 few=(kernels --elements=1 --decisions=50 --threads=1)
