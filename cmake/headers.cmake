@@ -3,16 +3,29 @@ set(SHARDSTEP_HEADERS
   comm/bf16.h
   comm/buffer.h
   comm/communicator.h
+  comm/cuda/cuda_api.h
+  comm/cuda/cuda_device.h
+  comm/cuda/cuda_stream.h
+  comm/cuda/stream_clock.h
   comm/dtype.h
   comm/host_device.h
   comm/inproc/thread_rendezvous.h
   comm/levels.h
+  comm/memory.h
+  comm/mutex.h
+  comm/nccl/nccl_api.h
+  comm/nccl/nccl_communicator.h
+  comm/nccl/nccl_levels.h
   comm/rendezvous.h
+  comm/shm/host_id.h
   comm/shm/shared_memory_communicator.h
   comm/slice.h
   comm/small_reduction.h
+  comm/staged/staged_communicator.h
+  comm/staged/staged_levels.h
   comm/status.h
   comm/stream.h
+  comm/tcp/side_rendezvous.h
   comm/tcp/tcp_rendezvous.h
   optimizer/adamw.h
   optimizer/digest.h
@@ -20,6 +33,8 @@ set(SHARDSTEP_HEADERS
   optimizer/sgd.h
   optimizer/shard_layout.h
   optimizer/update_rule.h
+  runtime/compute_device.h
+  runtime/cuda_backend.h
   runtime/joint_decision.h
   runtime/memory_estimate.h
   runtime/optimizer_digests.h

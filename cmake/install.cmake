@@ -1,10 +1,11 @@
-# Headers, libraries, programs and the CMake package, with the targets Shardstep::shardstep and Shardstep::mpi.
+# Headers, libraries, programs and the CMake package, with the targets Shardstep::shardstep, Shardstep::mpi, and for GPUs
+# Shardstep::nccl and Shardstep::staged.
 include(CMakePackageConfigHelpers)
 include(cmake/headers.cmake)
 
 set(libraries
-  shardstep_proto shardstep_vocabulary shardstep_comm shardstep_optimizer shardstep_options shardstep_checkpoint
-  shardstep_runtime)
+  shardstep_proto shardstep_vocabulary shardstep_comm shardstep_nccl shardstep_staged shardstep_optimizer
+  shardstep_options shardstep_checkpoint shardstep_runtime)
 set(headers ${SHARDSTEP_HEADERS})
 if(SHARDSTEP_WITH_MPI)
   list(APPEND libraries shardstep_mpi)
@@ -12,6 +13,8 @@ if(SHARDSTEP_WITH_MPI)
   set_target_properties(shardstep_mpi PROPERTIES EXPORT_NAME mpi)
 endif()
 set_target_properties(shardstep_runtime PROPERTIES EXPORT_NAME shardstep)
+set_target_properties(shardstep_nccl PROPERTIES EXPORT_NAME nccl)
+set_target_properties(shardstep_staged PROPERTIES EXPORT_NAME staged)
 
 foreach(header IN LISTS headers)
   cmake_path(GET header PARENT_PATH room)
@@ -30,6 +33,10 @@ configure_package_config_file(cmake/ShardstepConfig.cmake.in ${PROJECT_BINARY_DI
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/ShardstepConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/ShardstepConfig.cmake ${PROJECT_BINARY_DIR}/ShardstepConfigVersion.cmake
   DESTINATION ${package_dir})
+if(SHARDSTEP_CUDA)
+  # Nothing links it: a program loads it when it is asked for a GPU.
+  install(TARGETS shardstep_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 if(TARGET shardstep_train)
   install(TARGETS shardstep_train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()

@@ -43,6 +43,12 @@ TRAINER_HEADERS = [
     "comm/mpi/mpi_rendezvous.h",
     "comm/shm/shared_memory_communicator.h",
     "comm/tcp/tcp_rendezvous.h",
+    "comm/tcp/side_rendezvous.h",
+    "comm/cuda/cuda_device.h",
+    "comm/nccl/nccl_levels.h",
+    "comm/shm/host_id.h",
+    "comm/staged/staged_levels.h",
+    "runtime/cuda_backend.h",
     "runtime/joint_decision.h",
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -134,6 +140,8 @@ PLANTS = [  # file, include line, what the report must say
     ("comm/mpi/mpi_rendezvous.h", "#include <mpi.h>", "reached from a trainer's header"),
     ("optimizer/shard_layout.h", "#include <google/protobuf/message.h>", "reached from a trainer's header"),
     ("runtime/options.h", '#include "shardstep/runtime/manifest.h"', "not installed"),
+    ("comm/nccl/nccl_levels.h", "#include <nccl.h>", "reached from a trainer's header"),
+    ("comm/cuda/cuda_device.h", "#include <cuda_runtime_api.h>", "reached from a trainer's header"),
     ("runtime/step_plan.cc", '#include "shardstep/runtime/nothing.h"', "no such file"),
     ("runtime/step_plan.cc", '#include "step_plan.h"', "read shardstep/<room>/<file>"),
 ]

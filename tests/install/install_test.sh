@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: tests/install/install_test.sh SOURCE_DIR BUILD_DIR
-# Installs the built tree elsewhere, builds the trainer beside this script against it, and runs it on RANKS ranks
-# (environment, default 2).
+# Installs the built tree elsewhere, builds the trainers beside this script against it, and runs the one for CPUs on
+# RANKS ranks (environment, default 2).
 set -euo pipefail
 source_dir=$1
 build_dir=$2
@@ -17,3 +17,7 @@ cmake --build "$scratch/build"
 # All ranks there, with the same weights.
 [ "$(grep -c "^rank [0-9]* of $ranks: weights [0-9a-f]\{32\}\$" "$scratch/output")" -eq "$ranks" ]
 [ "$(sed 's/.*weights //' "$scratch/output" | sort -u | wc -l)" -eq 1 ]
+
+# All that a trainer for GPUs needs is there, the CUDA backend if it was built.
+cuda=$(find "$scratch/prefix" -name libshardstep_cuda.so)
+"$source_dir/deploy/mpirun.sh" 1 "$scratch/build/gpu" ${cuda:+"$cuda"}
