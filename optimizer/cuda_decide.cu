@@ -18,6 +18,8 @@ __global__ void __launch_bounds__(kWarpLanes) DecideKernel(const __grid_constant
 
 }  // namespace
 
+int LoadDecide() { return LoadKernels<ContributeKernel, DecideKernel>(kWarpLanes); }
+
 int LaunchContribute(const ContributeWords& words, CudaStreamHandle stream) {
   return Launch<ContributeKernel>(1, kWarpLanes, stream, words);
 }

@@ -89,6 +89,9 @@ struct CudaUpdate {
 class CudaKernels {
  public:
   virtual ~CudaKernels() = default;
+  /// Loads all kernels onto the current device. A first launch would do it too, and may have to wait for the device,
+  /// which is not for the middle of a step.
+  virtual int Load() = 0;
   virtual int Reduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) = 0;
   virtual int Update(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) = 0;
   virtual int Contribute(const ContributeWords& words, CudaStreamHandle stream) = 0;

@@ -10,6 +10,14 @@ namespace {
 
 class DeviceKernels : public CudaKernels {
  public:
+  int Load() override {
+    int (*const loads[])() = {cuda::LoadAdamW,  cuda::LoadSgd,    cuda::LoadLion,
+                              cuda::LoadReduce, cuda::LoadDecide, cuda::LoadTwins};
+    for (int (*const load)() : loads) {
+      if (const int error = load(); error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+  }
   int Reduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
     return cuda::LaunchReduce(args, sum, stream);
   }

@@ -83,6 +83,15 @@ cudaError_t FillingBlocks(int threads, int* blocks) {
   return cudaSuccess;
 }
 
+/// Has `kKernels`, of `threads` each, on the current device, so that no launch needs to load one.
+template <auto... kKernels>
+int LoadKernels(int threads) {
+  cudaError_t error = cudaSuccess;
+  int blocks = 0;
+  static_cast<void>(((error = FillingBlocks<kKernels>(threads, &blocks), error == cudaSuccess) && ...));
+  return error;
+}
+
 /// Launches `kKernel` with as many blocks as there is work for, `useful_blocks`, or as fill the device.
 template <auto kKernel, typename... Args>
 int Launch(int64_t useful_blocks, int threads, CudaStreamHandle stream, const Args&... args) {

@@ -7,6 +7,12 @@
 
 namespace shardstep::cuda {
 
+int LoadAdamW();
+int LoadSgd();
+int LoadLion();
+int LoadReduce();
+int LoadDecide();
+int LoadTwins();
 int LaunchAdamW(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
 int LaunchSgd(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
 int LaunchLion(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream);

@@ -22,6 +22,8 @@ __global__ void __launch_bounds__(kReduceThreads, 8)
 
 }  // namespace
 
+int LoadReduce() { return LoadKernels<ReduceKernel<true>, ReduceKernel<false>>(kReduceThreads); }
+
 int LaunchReduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   const bool aligned = IsAligned(args, sum);
   const int64_t blocks = (args.segments.blocks + kReduceWarps - 1) / kReduceWarps;

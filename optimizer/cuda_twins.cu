@@ -24,6 +24,12 @@ __global__ void __launch_bounds__(kUpdateThreads, 6)
 
 }  // namespace
 
+int LoadTwins() {
+  const int error = LoadKernels<ReduceTwinKernel<true>, ReduceTwinKernel<false>>(kReduceThreads);
+  return error != cudaSuccess ? error
+                              : LoadKernels<UpdateTwinKernel<true>, UpdateTwinKernel<false>>(kUpdateThreads);
+}
+
 int LaunchReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   if (!IsAligned(args, sum)) return cudaErrorMisalignedAddress;
   const int64_t blocks = (args.segments.blocks + kReduceWarps - 1) / kReduceWarps;

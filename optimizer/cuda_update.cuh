@@ -17,6 +17,17 @@ __global__ void __launch_bounds__(kUpdateThreads, 6)
       .Run(static_cast<int>(threadIdx.x), {blockIdx.x, gridDim.x});
 }
 
+template <typename UpdateRule, typename... Weights>
+int LoadUpdatesOf() {
+  const int error = LoadKernels<UpdateKernel<UpdateRule, Weights, true>...>(kUpdateThreads);
+  return error != cudaSuccess ? error : LoadKernels<UpdateKernel<UpdateRule, Weights, false>...>(kUpdateThreads);
+}
+template <typename UpdateRule>
+int LoadUpdates() {
+  return LoadUpdatesOf<UpdateRule, Fp32Weights, Fp32MasterWeights, SplitMasterWeights, NoMasterWeights<false>,
+                       NoMasterWeights<true>>();
+}
+
 template <typename UpdateRule>
 int LaunchUpdate(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   return VisitWeights(args, [&](auto weights) {

@@ -2,6 +2,8 @@
 
 namespace shardstep::cuda {
 
+int LoadAdamW() { return LoadUpdates<AdamWRule>(); }
+
 int LaunchAdamW(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
   return LaunchUpdate<AdamWRule>(args, sum, stream);
 }

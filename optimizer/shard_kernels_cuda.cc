@@ -209,6 +209,7 @@ absl::StatusOr<CudaShardKernels*> OfCuda(ShardKernels& kernels, absl::string_vie
 absl::StatusOr<std::unique_ptr<ShardKernels>> CreateCudaShardKernels(CudaKernels& kernels, const CudaDeviceRef& device,
                                                                      Memory& memory) {
   SHARDSTEP_RETURN_IF_ERROR(CudaStatus(*device.api, device.api->SetDevice(device.device), "cudaSetDevice"));
+  SHARDSTEP_RETURN_IF_ERROR(CudaStatus(*device.api, kernels.Load(), "loading the kernels"));
   return std::make_unique<CudaShardKernels>(kernels, memory, kernels.Target());
 }
 

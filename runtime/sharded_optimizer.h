@@ -154,8 +154,10 @@ class ShardedOptimizer {
   /// where the device or a communicator cannot be captured. Collective.
   ///
   /// To take a step by a graph: Replay with the step's arguments, launch the graph on the compute stream, FinishStep.
-  /// A graph is for one number of micro-steps and stays good until groups change or something is frozen or thawed:
-  /// FailedPrecondition after that. Steps with and without a graph may follow one another. Collective.
+  /// A graph is for one number of micro-steps and stays good until groups change, something is frozen or thawed, or the
+  /// model is initialized or loaded: FailedPrecondition after that. Steps with and without a graph may follow one
+  /// another. Destroy graphs before the optimizer: NCCL waits for those that it is in. Collective. After an error of
+  /// EndCapture nothing was captured; end the capture all the same.
   absl::Status BeginCapture();
   absl::Status EndCapture();
   absl::Status Replay(const StepArguments& arguments);

@@ -54,6 +54,7 @@ ShardedOptimizer::Impl::~Impl() {
   // Work in flight may wait for ranks that will never come; end it before its memory goes.
   if (scheduler_ != nullptr && !(scheduler_->idle() && scheduler_->Settle("destruction").ok())) {
     Abort(absl::CancelledError("the optimizer was destroyed inside a step"));
+    scheduler_->Drain();
   }
   if (others_ != nullptr) others_->Leave();
 }

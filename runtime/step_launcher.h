@@ -75,7 +75,10 @@ class StepLauncher {
   double divisor() const { return EffectiveDivisor(decision_input_.arguments); }
   /// `step` of a StepPosition has ended on this rank; on the stream of its last node. One stream may be late in a step
   /// that another has begun to follow with the next.
-  void EndUpdating(int64_t step) { ended_step_ = step; }
+  void EndUpdating(int64_t step) {
+    // A graph tells the step in which it was captured.
+    if (step > ended_step_) ended_step_ = step;
+  }
   /// The latest exchange of bucket b among the ranks of the host, or -1.
   int64_t last_exchange(int b) const { return last_exchange_[b]; }
   /// Takes over changes of the groups; between steps, and once before the first.

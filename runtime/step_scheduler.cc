@@ -1,6 +1,7 @@
 #include "shardstep/runtime/step_scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "shardstep/runtime/plan_input.h"
@@ -178,7 +179,9 @@ absl::Status StepScheduler::BeginCapture() {
 }
 
 absl::Status StepScheduler::EndCapture() {
-  if (!capturing_) return absl::FailedPreconditionError("EndCapture: call BeginCapture first");
+  if (!std::exchange(capturing_, false)) {
+    return absl::FailedPreconditionError("EndCapture: call BeginCapture first");
+  }
   if (!in_flight_) return absl::FailedPreconditionError("EndCapture: call Step first, inside the capture");
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "EndCapture"));
   // Whatever has joined the capture must come back to the stream that began it.
@@ -188,7 +191,6 @@ absl::Status StepScheduler::EndCapture() {
   }
   SettleAll();
   captured_[plan_.input.micro_steps] = captured_contribution_;
-  capturing_ = false;
   in_flight_ = false;
   --step_number_;
   return Healthy();
@@ -199,8 +201,9 @@ absl::Status StepScheduler::Replay(const StepArguments& arguments) {
   if (in_flight_) return absl::FailedPreconditionError("Replay: call FinishStep of the last step first");
   const auto captured = captured_.find(plan_.input.micro_steps);
   if (capturing_ || captured == captured_.end()) {
-    return absl::FailedPreconditionError(absl::StrCat("Replay: no step of ", plan_.input.micro_steps,
-                                                      " micro-steps was captured since groups last changed"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("Replay: no step of ", plan_.input.micro_steps,
+                     " micro-steps was captured since the model or its groups last changed"));
   }
   SHARDSTEP_RETURN_IF_ERROR(CheckArguments(arguments));
   // So that the graph comes after all of the last step.

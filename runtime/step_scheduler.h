@@ -69,6 +69,8 @@ class StepScheduler {
   bool idle() const;
   /// GradientReady(p) would be taken.
   bool IsWritable(int p) const { return gradients_[p] == GradientState::kWritable; }
+  /// After an abort: nothing of the optimizer's moves on any stream any more.
+  void Drain() { SynchronizeAll().IgnoreError(); }
   /// True once an update failed half-way: applied, and its weights not published.
   bool torn() const { return torn_; }
 

@@ -65,7 +65,7 @@ absl::Status CudaStream::MakeEvents() {
 
 CudaStream::~CudaStream() {
   device_.api->SetDevice(device_.device);
-  if (!callbacks_.empty()) device_.api->StreamSynchronize(handle_);
+  if (!callbacks_.empty() || !captured_callbacks_.empty()) device_.api->StreamSynchronize(handle_);
   for (const CudaEventHandle event : events_) device_.api->EventDestroy(event);
   if (owned_) device_.api->StreamDestroy(handle_);
 }
@@ -75,10 +75,12 @@ Event CudaStream::Record() {
   {
     MutexLock lock(&mutex_);
     ticket = ++recorded_;
-    clocks_[static_cast<size_t>(ticket % kEvents)] = clock_;
   }
   static_cast<void>(Enqueue(
       "cudaEventRecord", [&](CudaStreamHandle handle) { return device_.api->EventRecord(EventOf(ticket), handle); }));
+  // Only now, or who waits for the slot's earlier ticket meanwhile would think itself behind more than it is.
+  MutexLock lock(&mutex_);
+  clocks_[static_cast<size_t>(ticket % kEvents)] = clock_;
   return Event{this, ticket};
 }
 
@@ -139,7 +141,7 @@ absl::Status CudaStream::status() const {
 }
 
 void CudaStream::Call(absl::string_view name, std::function<void()> function) {
-  while (!callbacks_.empty() && callbacks_.front()->called && !callbacks_.front()->captured) callbacks_.pop_front();
+  while (!callbacks_.empty() && callbacks_.front()->called) callbacks_.pop_front();
   auto callback = std::make_unique<Callback>();
   callback->function = std::move(function);
   callback->failed = &failed_;
@@ -147,7 +149,9 @@ void CudaStream::Call(absl::string_view name, std::function<void()> function) {
     const int error = device_.api->StreamIsCapturing(handle, &callback->captured);
     return error != CudaApi::kSuccess ? error : device_.api->LaunchHostFunction(handle, RunCallback, callback.get());
   });
-  if (status.ok()) callbacks_.push_back(std::move(callback));
+  if (!status.ok()) return;
+  std::deque<std::unique_ptr<Callback>>& callbacks = callback->captured ? captured_callbacks_ : callbacks_;
+  callbacks.push_back(std::move(callback));
 }
 
 void CudaStream::RunCallback(void* data) {

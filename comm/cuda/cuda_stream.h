@@ -134,7 +134,9 @@ class CudaStream : public Stream {
   std::vector<StreamClock> clocks_ ABSL_GUARDED_BY(mutex_);  ///< of the ring's events
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<const StreamFailure>> failures_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::unique_ptr<Callback>> callbacks_;  ///< of whoever enqueues
+  // Of whoever enqueues.
+  std::deque<std::unique_ptr<Callback>> callbacks_;
+  std::deque<std::unique_ptr<Callback>> captured_callbacks_;  ///< called with every launch of their graph
 };
 
 /// `stream` as a CudaStream. InvalidArgument, naming `operation`, when it is of another kind.

@@ -22,6 +22,7 @@ class HostCudaKernels : public CudaKernels {
   explicit HostCudaKernels(FakeCuda& cuda, const HostCudaKernelsOptions& options = {})
       : cuda_(cuda), options_(options) {}
 
+  int Load() override { return 0; }
   int Reduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override;
   int Update(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override;
   int Contribute(const ContributeWords& words, CudaStreamHandle stream) override;

@@ -30,6 +30,7 @@ class WrongKernels : public CudaKernels {
  public:
   WrongKernels(FakeCuda& cuda, Wrong wrong) : cuda_(cuda), right_(cuda), wrong_(wrong) {}
 
+  int Load() override { return right_.Load(); }
   int Reduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
     const int error = right_.Reduce(args, sum, stream);
     return error != 0 ? error : Then(stream, [this, scan = args.scan] {
