@@ -16,8 +16,8 @@ inline constexpr int kJudgedMajor = 9;
 inline constexpr double kLeastRatio = 0.9;
 
 /// OK with the ratios of a benchmark: those of the update and of the norm's pass are at least kLeastRatio, or the
-/// device is older, which is said; no call has blocked the host, and no weight was wrong. Internal names what was not
-/// so.
+/// device is older, which is said; no call has blocked the host; no weight was wrong, where any were checked
+/// (CheckFloors checks none: that is for the others). Internal names what was not so.
 absl::StatusOr<std::string> JudgeFloors(const CudaBenchRow& row, int major);
 
 struct FloorCheckOptions {

@@ -37,6 +37,10 @@ class LoneNccl {
     if (result == NcclApi::kSuccess) return absl::OkStatus();
     return absl::InternalError(absl::StrCat(call, ": ", nccl_.ErrorText(result, handle_)));
   }
+  // Of a call that takes the communicator away: what goes on after it is NCCL's own business.
+  absl::Status Ended(int result, absl::string_view call) const {
+    return result == NcclApi::kInProgress ? absl::OkStatus() : Status(result, call);
+  }
   // `result`, or what it comes to while it is in progress.
   absl::Status Await(int result, absl::string_view call) const {
     while (result == NcclApi::kInProgress && absl::Now() < end_) {
@@ -48,9 +52,9 @@ class LoneNccl {
   }
   absl::Status Destroy() {
     SHARDSTEP_RETURN_IF_ERROR(Await(nccl_.CommFinalize(handle_), "ncclCommFinalize"));
-    return Status(nccl_.CommDestroy(std::exchange(handle_, nullptr)), "ncclCommDestroy");
+    return Ended(nccl_.CommDestroy(std::exchange(handle_, nullptr)), "ncclCommDestroy");
   }
-  absl::Status Abort() { return Status(nccl_.CommAbort(std::exchange(handle_, nullptr)), "ncclCommAbort"); }
+  absl::Status Abort() { return Ended(nccl_.CommAbort(std::exchange(handle_, nullptr)), "ncclCommAbort"); }
 
  private:
   LoneNccl(NcclApi& nccl, absl::Time end) : nccl_(nccl), end_(end) {}
