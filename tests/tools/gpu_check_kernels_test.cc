@@ -136,6 +136,22 @@ TEST(GpuCheckKernelsTest, HashesThatDifferAreNamed) {
               MatchesRegex("hashes differ: reference [0-9a-f]*, tested [0-9a-f]*"));
 }
 
+TEST(GpuCheckKernelsTest, ACaseIsTheSameBytesWhereverItIsMade) {
+  for (const int64_t index : {0, 5, 10, 15}) {
+    const CaseSpec spec = SpecOf(index, 6000, 1);
+    std::vector<std::vector<std::byte>> bytes;
+    for (int i = 0; i < 2; ++i) {
+      // Whatever was on the stack and the heap before.
+      std::vector<std::byte> left_over(1 << 16, std::byte(17 * i + 1));
+      volatile char stack[4096];
+      for (volatile char& byte : stack) byte = static_cast<char>(left_over[0]);
+      left_over = {};
+      bytes.push_back(KernelCase(spec).bytes());
+    }
+    EXPECT_EQ(bytes[0], bytes[1]) << index;
+  }
+}
+
 TEST(GpuCheckKernelsTest, CasesHaveEveryRuleMasterDtypeAndKindOfValues) {
   std::set<std::string> kinds;
   for (int64_t index = 0; index < kSpecs; ++index) {

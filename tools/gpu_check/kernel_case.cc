@@ -129,13 +129,31 @@ std::string ElementText(const CaseArray& array, const std::byte* element) {
   return absl::StrFormat("%02x", std::to_integer<int>(*element));
 }
 
+// What lies between members stays as it is, here and below: a case is the same bytes wherever it is made.
 void PutScan(const ScanResult& scan, std::byte* to) {
-  // What lies between members stays as it is.
   auto* const words = reinterpret_cast<ScanResult*>(to);
   words->squared_norm = scan.squared_norm;
   words->max_abs_bits = scan.max_abs_bits;
   words->first_nonfinite = scan.first_nonfinite;
   words->first_overflow = scan.first_overflow;
+}
+
+void PutScalars(std::byte* to) {
+  auto* const scalars = reinterpret_cast<UpdateScalars*>(to);
+  scalars->apply = true;
+  scalars->scale = 0.37f;
+  scalars->seed = 0x0123456789abcdef;
+  scalars->applied_step = (int64_t{1} << 33) + 5;
+}
+
+void PutRule(const RuleScalars& rule, RuleScalars* to) {
+  static_assert(sizeof(AdamWScalars) == 8 * sizeof(float) && sizeof(LionScalars) == 6 * sizeof(float));
+  to->adamw = rule.adamw;
+  to->lion = rule.lion;
+  to->sgd.momentum = rule.sgd.momentum;
+  to->sgd.weight_decay = rule.sgd.weight_decay;
+  to->sgd.learning_rate = rule.sgd.learning_rate;
+  to->sgd.nesterov = rule.sgd.nesterov;
 }
 
 }  // namespace
@@ -199,11 +217,9 @@ void KernelCase::FillArrays() {
 }
 
 void KernelCase::FillScalars() {
-  const UpdateScalars scalars = {
-      .apply = true, .scale = 0.37f, .seed = 0x0123456789abcdef, .applied_step = (int64_t{1} << 33) + 5};
-  std::memcpy(bytes_.data() + scalars_, &scalars, sizeof(scalars));
+  PutScalars(bytes_.data() + scalars_);
   const std::vector<RuleScalars> rules = RulesOf(spec_);
-  std::memcpy(bytes_.data() + rules_, rules.data(), rules.size() * sizeof(RuleScalars));
+  for (size_t i = 0; i < rules.size(); ++i) PutRule(rules[i], At<RuleScalars>(bytes_.data(), rules_) + i);
   PutScan(ScanResult(), bytes_.data() + scan_);
 }
 
