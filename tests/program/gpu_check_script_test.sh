@@ -29,8 +29,13 @@ cat >"$work/bin/compute-sanitizer" <<'SH'
 answers=$(dirname "$0")/../answers
 echo "compute-sanitizer $*" >>"$answers/calls"
 [ -f "$answers/sanitizer_$2" ] && { . "$answers/sanitizer_$2"; }
+tool=$2
 shift 4
-exec "$@"
+"$@" || exit
+case $tool in
+  racecheck) echo "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)" ;;
+  *) echo "========= ERROR SUMMARY: 0 errors" ;;
+esac
 SH
 cat >"$work/bin/python" <<'SH'
 #!/bin/sh
@@ -99,6 +104,21 @@ says '^FAIL +initcheck .*3 errors'
 says '^NOT RUN +torch .*no module named torch'
 says '^9 passed, 1 failed, 2 not run'
 echo "what cannot be made is not run, and no pass"
+
+# A tool that ends well and has not looked.
+begin
+answer sanitizer_initcheck "PASS kernels fine" 0
+run 1
+says '^FAIL +initcheck .*the log has no'
+says '^11 passed, 1 failed, 0 not run'
+echo "a sanitizer that did not look is a failure"
+
+begin
+answer bench "it dies" 134
+run 1
+says '^FAIL +bench '
+says '^FAIL +torch .*our update was not measured'
+echo "a comparison that could not be made is a failure"
 
 begin
 answer kernels "NOT RUN kernels this machine has no GPU" 78

@@ -91,6 +91,17 @@ TEST(GpuCheckStepsTest, AStepThatNeverBlocksPasses) {
   EXPECT_THAT(cuda.misuses(), IsEmpty());
 }
 
+TEST(GpuCheckStepsTest, AStepOfAnyNumberOfMicroBatchesIsSkippedWhereItShould) {
+  for (const int64_t micro_batches : {1, 2, 3}) {
+    Training training = kSmall;
+    training.micro_batches = micro_batches;
+    FakeCuda cuda;
+    HostCudaKernels kernels(cuda);
+    const auto passed = CheckAsync(training, {.api = &cuda, .kernels = &kernels}, {.api = &cuda, .device = 0});
+    EXPECT_TRUE(passed.ok()) << micro_batches << ": " << passed.status();
+  }
+}
+
 TEST(GpuCheckStepsTest, AStepThatWaitsIsNamedAndLetGo) {
   FakeCuda cuda;
   HostCudaKernels kernels(cuda);
