@@ -148,5 +148,7 @@ if [ "$status" = 1 ]; then
   said '^Primary job' || finish 70 "mpirun ended with 1"
   exit 1
 fi
+# On a busy machine mpirun does not always say whom a signal ended.
+case $status in 13[2-689] | 159) finish 70 "a rank ended on signal $((status - 128))" ;; esac
 [ "$status" -le 128 ] || finish 75 "mpirun ended with $status"
 finish 70 "a rank exited with $status"
