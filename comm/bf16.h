@@ -31,7 +31,9 @@ SHARDSTEP_HOST_DEVICE inline float FloatFromBits(uint32_t bits) {
 }
 
 /// Exact: every bf16 value is an fp32 value.
-SHARDSTEP_HOST_DEVICE inline float ToFloat(Bf16 value) { return FloatFromBits(static_cast<uint32_t>(value.bits) << 16); }
+SHARDSTEP_HOST_DEVICE inline float ToFloat(Bf16 value) {
+  return FloatFromBits(static_cast<uint32_t>(value.bits) << 16);
+}
 
 /// Rounds to nearest, ties to even, with integer operations only: denormals are kept whatever the caller's FTZ flags,
 /// and every NaN becomes the canonical one (numeric contract 5).
