@@ -33,7 +33,19 @@ std::vector<FakeNcclCall*> Unmatched(std::vector<FakeNcclCall>& calls, FakeNcclC
 }  // namespace
 
 FakeNccl::FakeNccl(FakeCuda& cuda, const FakeNcclOptions& options) : cuda_(cuda), options_(options) {}
-FakeNccl::~FakeNccl() = default;
+FakeNccl::~FakeNccl() {
+  {
+    const MutexLock lock(&mutex_);
+    for (const auto& [id, clique] : cliques_) {
+      for (const auto& member : clique->members) {
+        if (member != nullptr) member->aborted = true;
+      }
+    }
+    changed_.notify_all();
+  }
+  // Streams may still be in operations, or about to come to them.
+  while (enqueued_ > 0) std::this_thread::yield();
+}
 
 // ---- For tests ------------------------------------------------------------------------------------------------------
 
@@ -305,8 +317,11 @@ int FakeNccl::EnqueueOn(Member& member, const std::shared_ptr<Operation>& operat
                                        [this, &member, calls = operation->calls] { ExecuteCaptured(member, calls); });
     return captured == CudaApi::kSuccess ? kSuccess : kUnhandledCudaError;
   }
-  const int error =
-      cuda_.Enqueue(operation->stream, name, accesses, [this, &member, operation] { Execute(member, operation); });
+  // Goes with the operation, also when its device has failed and it is never run.
+  ++enqueued_;
+  const std::shared_ptr<void> token(nullptr, [this](void*) { --enqueued_; });
+  const int error = cuda_.Enqueue(operation->stream, name, accesses,
+                                  [this, &member, operation, token] { Execute(member, operation); });
   return error == CudaApi::kSuccess ? kSuccess : kUnhandledCudaError;
 }
 

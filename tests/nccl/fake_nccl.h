@@ -1,6 +1,7 @@
 #ifndef SHARDSTEP_TESTS_NCCL_FAKE_NCCL_H_
 #define SHARDSTEP_TESTS_NCCL_FAKE_NCCL_H_
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -146,6 +147,7 @@ class FakeNccl : public NcclApi {
   const FakeNcclOptions options_;
   Mutex mutex_;
   std::condition_variable changed_;
+  std::atomic<int64_t> enqueued_{0};  ///< operations that streams have, but for captured ones
   std::map<std::string, int64_t> calls_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<std::string, int64_t>, int> faults_ ABSL_GUARDED_BY(mutex_);
   std::map<int, int> init_results_ ABSL_GUARDED_BY(mutex_);
