@@ -219,7 +219,7 @@ class ReduceWarp {
     machine_.SyncWarp();
   }
 
-  // Numeric contract 2.
+  // Numeric contract 3.
   SHARDSTEP_DEVICE void AddNorm(double norm_weight) {
     PerLane<double> squares;
     machine_.ForEachLane([&](int lane) {

@@ -26,8 +26,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 6)
 
 int LoadTwins() {
   const int error = LoadKernels<ReduceTwinKernel<true>, ReduceTwinKernel<false>>(kReduceThreads);
-  return error != cudaSuccess ? error
-                              : LoadKernels<UpdateTwinKernel<true>, UpdateTwinKernel<false>>(kUpdateThreads);
+  return error != cudaSuccess ? error : LoadKernels<UpdateTwinKernel<true>, UpdateTwinKernel<false>>(kUpdateThreads);
 }
 
 int LaunchReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) {
