@@ -25,6 +25,7 @@ set(SHARDSTEP_HEADERS
   comm/staged/staged_levels.h
   comm/status.h
   comm/stream.h
+  comm/tcp/job_id.h
   comm/tcp/side_rendezvous.h
   comm/tcp/tcp_rendezvous.h
   optimizer/adamw.h
@@ -35,6 +36,7 @@ set(SHARDSTEP_HEADERS
   optimizer/update_rule.h
   runtime/compute_device.h
   runtime/cuda_backend.h
+  runtime/job.h
   runtime/joint_decision.h
   runtime/memory_estimate.h
   runtime/optimizer_digests.h

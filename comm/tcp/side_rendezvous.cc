@@ -1,19 +1,13 @@
 #include "shardstep/comm/tcp/side_rendezvous.h"
 
-#include <sys/random.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
-#include <cstdint>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "shardstep/comm/shm/host_id.h"
+#include "shardstep/comm/tcp/listening_place.h"
 #include "shardstep/comm/tcp/listening_rendezvous.h"
-#include "shardstep/comm/tcp/socket.h"
 
 namespace shardstep {
 namespace {
@@ -26,22 +20,12 @@ struct Intent {
   std::string host_id;
 };
 
-/// Where members meet.
-struct Place {
-  std::string address;
-  uint64_t key = 0;
-};
-
 absl::Status CheckOptions(const SideRendezvousOptions& options) {
   if (options.deadline <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
         absl::StrCat("deadline: ", absl::FormatDuration(options.deadline), " is not positive"));
   }
-  if (options.host_address.find_first_of(" \t\n[]") != std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("host_address: \"", options.host_address, "\" is neither a name nor an address"));
-  }
-  return absl::OkStatus();
+  return CheckHostAddress(options.host_address);
 }
 
 absl::Status CheckMembers(const Rendezvous& parent, const std::vector<int>& members) {
@@ -96,27 +80,12 @@ bool ShareHost(const std::vector<int>& members, const std::vector<Intent>& inten
   });
 }
 
-std::string SystemName() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
+std::string HostToListenOn(const SideRendezvousOptions& options, bool share_host) {
+  if (!options.host_address.empty()) return options.host_address;
+  return share_host ? "127.0.0.1" : SystemHostName();
 }
 
-// Of the first member. `*listener` is open afterwards.
-absl::StatusOr<Place> ListenSomewhere(const SideRendezvousOptions& options, bool share_host, Descriptor* listener) {
-  std::string host = options.host_address;
-  if (host.empty()) host = share_host ? "127.0.0.1" : SystemName();
-  SHARDSTEP_ASSIGN_OR_RETURN(*listener, Listen({.host = host, .port = "0"}));
-  SHARDSTEP_ASSIGN_OR_RETURN(const std::string port, PortOf(*listener));
-  if (absl::StrContains(host, ":")) host = absl::StrCat("[", host, "]");
-  Place place{.address = absl::StrCat(host, ":", port)};
-  if (getrandom(&place.key, sizeof(place.key), 0) != static_cast<ssize_t>(sizeof(place.key))) {
-    return absl::UnavailableError("getrandom: no random bytes");
-  }
-  return place;
-}
-
-absl::StatusOr<Place> SharePlace(Rendezvous& parent, int first_member, const absl::StatusOr<Place>& mine,
+absl::StatusOr<ListeningPlace> SharePlace(Rendezvous& parent, int first_member, const absl::StatusOr<ListeningPlace>& mine,
                                  absl::Duration deadline) {
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(parent, absl::StrCat(kCreate, ": listening"), mine.status(), deadline));
   SHARDSTEP_ASSIGN_OR_RETURN(
@@ -124,7 +93,7 @@ absl::StatusOr<Place> SharePlace(Rendezvous& parent, int first_member, const abs
       parent.AllGatherBytes(absl::StrCat(kCreate, ": address"), absl::StrCat(mine->key, " ", mine->address), deadline));
   const std::pair<std::string, std::string> parts =
       absl::StrSplit(all[static_cast<size_t>(first_member)], absl::MaxSplits(' ', 1));
-  Place place{.address = parts.second};
+  ListeningPlace place{.address = parts.second};
   if (!absl::SimpleAtoi(parts.first, &place.key)) return absl::InternalError("the key of a rendezvous did not come");
   return place;
 }
@@ -141,8 +110,10 @@ absl::StatusOr<std::unique_ptr<Rendezvous>> CreateSideRendezvous(Rendezvous& par
   SHARDSTEP_RETURN_IF_ERROR(CheckGroups(parent, intents));
 
   Descriptor listener;
-  absl::StatusOr<Place> place = Place();
-  if (parent.rank() == members[0]) place = ListenSomewhere(options, ShareHost(members, intents), &listener);
+  absl::StatusOr<ListeningPlace> place = ListeningPlace();
+  if (parent.rank() == members[0]) {
+    place = ListenSomewhere(HostToListenOn(options, ShareHost(members, intents)), &listener);
+  }
   SHARDSTEP_ASSIGN_OR_RETURN(place, SharePlace(parent, members[0], place, deadline));
 
   TcpRendezvousOptions tcp{
