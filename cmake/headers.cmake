@@ -43,7 +43,9 @@ set(SHARDSTEP_HEADERS
   runtime/options.h
   runtime/parameter_groups.h
   runtime/sharded_optimizer.h
+  runtime/state_kind.h
   runtime/step_arguments.h
+  runtime/step_counters.h
   runtime/step_plan.h
   runtime/step_record.h
   runtime/step_trace.h)

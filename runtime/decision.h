@@ -12,6 +12,7 @@
 #include "shardstep/runtime/decision_words.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/step_arguments.h"
+#include "shardstep/runtime/step_counters.h"
 #include "shardstep/runtime/step_record.h"
 
 namespace shardstep {
@@ -22,14 +23,6 @@ absl::Status ValidateArguments(const StepArguments& arguments, const OptimizerOp
 
 /// The divisor that a step uses; micro_batches filled in.
 double EffectiveDivisor(const StepArguments& arguments);
-
-/// Counts of steps, changed by decisions only.
-struct StepCounters {
-  int64_t step = 0;               ///< calls of Step
-  int64_t applied_steps = 0;      ///< those that changed the weights
-  int64_t skipped_steps = 0;      ///< those skipped because something was not finite
-  int64_t consecutive_skips = 0;  ///< of them, the latest in a row
-};
 
 /// What a decision is made from, besides the scan. Equal on every rank but for `misplaced_micro_step`.
 struct DecisionInput {

@@ -79,29 +79,27 @@ void ModelAccess::MasterFromWeights(int p) const {
   });
 }
 
-void ModelAccess::SetParameter(int p, absl::Span<const float> values) const {
+void ModelAccess::SetState(int p, StateKind kind, absl::Span<const float> values) const {
   VisitOwned([&](int b, const Segment& piece) {
     if (piece.parameter != p) return;
-    state_->Write(StateKind::kMaster, b, piece.shard_begin_element,
-                  values.subspan(piece.begin_element, piece.elements));
+    state_->Write(kind, b, piece.shard_begin_element, values.subspan(piece.begin_element, piece.elements));
   });
 }
 
-absl::StatusOr<std::vector<float>> ModelAccess::ReadMaster(int p) const {
+absl::StatusOr<std::vector<float>> ModelAccess::ReadState(int p, StateKind kind) const {
   const std::vector<OwnedRange> ranges = layout_->Owners(p, 0, layout_->elements(p));
   std::vector<float> mine;
   for (const OwnedRange& range : ranges) {
     if (range.rank != rendezvous_->rank()) continue;
     mine.resize(mine.size() + range.elements);
-    state_->Read(StateKind::kMaster, range.bucket, range.shard_begin_element,
-                 absl::MakeSpan(mine).last(range.elements));
+    state_->Read(kind, range.bucket, range.shard_begin_element, absl::MakeSpan(mine).last(range.elements));
   }
   // Whoever cannot read gives nothing, so that nobody waits for it.
   if (!state_->status().ok()) mine.clear();
   SHARDSTEP_ASSIGN_OR_RETURN(
       const std::vector<std::string> parts,
       rendezvous_->AllGatherBytes(
-          absl::StrCat("ReadMaster of \"", layout_->parameter(p).name, "\""),
+          absl::StrCat("ReadState: ", Name(kind), " of \"", layout_->parameter(p).name, "\""),
           absl::string_view(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float)), deadline_));
   SHARDSTEP_RETURN_IF_ERROR(state_->status());
   std::vector<float> values(layout_->elements(p));
@@ -109,7 +107,7 @@ absl::StatusOr<std::vector<float>> ModelAccess::ReadMaster(int p) const {
   for (const OwnedRange& range : ranges) {
     const size_t size_bytes = range.elements * sizeof(float);
     if (read[range.rank] + size_bytes > parts[range.rank].size()) {
-      return absl::InternalError(absl::StrCat("rank ", range.rank, " sent too little of its master weights"));
+      return absl::InternalError(absl::StrCat("rank ", range.rank, " sent too little"));
     }
     std::memcpy(values.data() + range.begin_element, parts[range.rank].data() + read[range.rank], size_bytes);
     read[range.rank] += size_bytes;

@@ -34,10 +34,10 @@ class ModelAccess {
   void ZeroMoments(int p) const;
   /// master = the weights as they are, in this rank's part of parameter p.
   void MasterFromWeights(int p) const;
-  /// master = values, weights = the rounded values, in this rank's part of one whole parameter.
-  void SetParameter(int p, absl::Span<const float> values) const;
-  /// Collective. The whole master of one parameter.
-  absl::StatusOr<std::vector<float>> ReadMaster(int p) const;
+  /// Writes this rank's part of one array of a whole parameter, which there must be; of a master also the weights.
+  void SetState(int p, StateKind kind, absl::Span<const float> values) const;
+  /// Collective. One array of a whole parameter, which there must be.
+  absl::StatusOr<std::vector<float>> ReadState(int p, StateKind kind) const;
   /// Collective. FailedPrecondition, naming two ranks, when their weights differ.
   absl::StatusOr<OptimizerDigests> Digests() const;
 

@@ -184,11 +184,20 @@ absl::Status ShardedOptimizer::SetWeights(absl::string_view parameter, absl::Spa
   return impl_->SetWeights(parameter, values);
 }
 
-absl::StatusOr<std::vector<float>> ShardedOptimizer::ReadMaster(absl::string_view parameter) {
-  SHARDSTEP_RETURN_IF_ERROR(impl_->RequireInitialized("ReadMaster"));
-  SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->Settle("ReadMaster"));
-  SHARDSTEP_ASSIGN_OR_RETURN(const int p, impl_->FindParameter(parameter));
-  return impl_->model_.ReadMaster(impl_->layout_.owner(p));
+absl::StatusOr<std::vector<float>> ShardedOptimizer::ReadState(absl::string_view parameter, StateKind kind) {
+  return impl_->ReadState(parameter, kind);
+}
+absl::Status ShardedOptimizer::SetState(absl::string_view parameter, StateKind kind, absl::Span<const float> values) {
+  return impl_->SetState(parameter, kind, values);
+}
+
+StepCounters ShardedOptimizer::counters() const { return impl_->scheduler_->counters(); }
+int64_t ShardedOptimizer::begin_applied_step(int p) const {
+  return p < 0 || p >= impl_->layout_.parameter_count() ? 0 : impl_->groups_.begin_applied_step(p);
+}
+absl::Status ShardedOptimizer::SetCounters(const StepCounters& counters,
+                                           absl::Span<const int64_t> begin_applied_steps) {
+  return impl_->SetCounters(counters, begin_applied_steps);
 }
 
 absl::StatusOr<OptimizerDigests> ShardedOptimizer::Digests() {
@@ -215,9 +224,6 @@ absl::Status ShardedOptimizer::Replay(const StepArguments& arguments) {
 }
 
 void ShardedOptimizer::SetTrace(StepTrace* trace) { impl_->scheduler_->SetTrace(trace); }
-
-int64_t ShardedOptimizer::step() const { return impl_->scheduler_->counters().step; }
-int64_t ShardedOptimizer::applied_steps() const { return impl_->scheduler_->counters().applied_steps; }
 
 void ShardedOptimizer::SetAway(absl::Duration duration) { impl_->SetAway(duration); }
 

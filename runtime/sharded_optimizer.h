@@ -32,7 +32,9 @@
 #include "shardstep/runtime/optimizer_digests.h"
 #include "shardstep/runtime/options.h"
 #include "shardstep/runtime/parameter_groups.h"
+#include "shardstep/runtime/state_kind.h"
 #include "shardstep/runtime/step_arguments.h"
+#include "shardstep/runtime/step_counters.h"
 #include "shardstep/runtime/step_record.h"
 #include "shardstep/runtime/step_trace.h"
 
@@ -134,8 +136,17 @@ class ShardedOptimizer {
   /// FailedPrecondition, and nothing is written, when ranks differ in the parameter or its values.
   absl::Status SetWeights(absl::string_view parameter, absl::Span<const Bf16> values);
   absl::Status SetWeights(absl::string_view parameter, absl::Span<const float> values);
-  /// Collective. The whole fp32 master of one parameter, on every rank; memory of that parameter.
-  absl::StatusOr<std::vector<float>> ReadMaster(absl::string_view parameter);
+  /// Collective, between steps, for trainers that keep state themselves; Save and Load keep it sharded. One array of a
+  /// parameter, the whole of it on every rank; empty where there is none (of a frozen parameter, or by its rule). A
+  /// master that is set also sets the weights, rounded; an array that was read and is set comes back bit by bit.
+  /// FailedPrecondition, and nothing is written, when ranks differ in what they set.
+  absl::StatusOr<std::vector<float>> ReadState(absl::string_view parameter, StateKind kind);
+  absl::Status SetState(absl::string_view parameter, StateKind kind, absl::Span<const float> values);
+  /// Of the last finished step. And, by parameter, the applied steps when its state began: 0, or when it was thawed.
+  StepCounters counters() const;
+  int64_t begin_applied_step(int p) const;
+  /// Collective, between steps. `begin_applied_steps`: by parameter; empty: all 0. Errors as SetState.
+  absl::Status SetCounters(const StepCounters& counters, absl::Span<const int64_t> begin_applied_steps);
   /// Collective.
   absl::StatusOr<OptimizerDigests> Digests();
 
@@ -165,9 +176,6 @@ class ShardedOptimizer {
   /// Between steps: `trace` hears of every operation from now on, until another one or nullptr takes its place; when
   /// this returns, the one before has heard all. It outlives the optimizer otherwise. This rank's own business.
   void SetTrace(StepTrace* trace);
-
-  int64_t step() const;           ///< calls of Step so far, as restored by Load
-  int64_t applied_steps() const;  ///< those that changed the weights
 
   /// This rank will be busy elsewhere for at most `duration` (an evaluation): no rank's deadline runs meanwhile.
   void SetAway(absl::Duration duration);

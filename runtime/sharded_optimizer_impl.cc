@@ -1,7 +1,6 @@
 #include "shardstep/runtime/sharded_optimizer_impl.h"
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -15,18 +14,6 @@
 #include "shardstep/runtime/plan_input.h"
 
 namespace shardstep {
-namespace {
-
-std::vector<int> AllBuckets(const ShardLayout& layout) {
-  std::vector<int> buckets(layout.bucket_count());
-  std::iota(buckets.begin(), buckets.end(), 0);
-  return buckets;
-}
-
-float AsFloat(float value) { return value; }
-float AsFloat(Bf16 value) { return ToFloat(value); }
-
-}  // namespace
 
 absl::Status CheckMicroSteps(const ShardLayout& layout, int64_t micro_steps) {
   constexpr int64_t kMaxExchanges = 1 << 20;
@@ -87,7 +74,7 @@ ArenaRequest ShardedOptimizer::Impl::NetworkRequest(absl::Span<const BucketExten
 
 MemoryEstimate ShardedOptimizer::Impl::Memory() const {
   MemoryEstimate estimate = MemoryToAllocate();
-  SetState(state_.bytes(layout_), &estimate);
+  shardstep::SetState(state_.bytes(layout_), &estimate);
   const bool local_sums = own_gradients_.view().data != nullptr;
   for (int b = 0; b < layout_.bucket_count(); ++b) {
     if (thawed_[b] && !traits().host.memory_at_once) AddGradients(layout_, b, local_sums, &estimate);
@@ -262,66 +249,6 @@ void ShardedOptimizer::Impl::DropUnusedState() {
   }
 }
 
-// ---- The model as a whole ----------------------------------------------------------------------------------------
-
-absl::Status ShardedOptimizer::Impl::Initialize(const FillMaster& fill) {
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Initialize"));
-  // Nobody may still be reading the old weights.
-  SHARDSTEP_RETURN_IF_ERROR(Agree("Initialize", absl::OkStatus()));
-  model_.Fill(fill);
-  for (int p = 0; p < layout_.parameter_count(); ++p) model_.ZeroMoments(p);
-  for (int p = 0; p < layout_.parameter_count(); ++p) groups_.SetBeginAppliedStep(p, 0);
-  scheduler_->RestoreCounters({});
-  return FinishModel("Initialize");
-}
-
-// After a meeting, as ranks take different times to fill or load their shards.
-absl::Status ShardedOptimizer::Impl::FinishModel(absl::string_view call) {
-  SHARDSTEP_RETURN_IF_ERROR(Agree(call, state_access_.status()));
-  for (int p = 0; p < layout_.parameter_count(); ++p) {
-    if (groups_.frozen(p) && layout_.owner(p) == p) model_.MasterFromWeights(p);
-  }
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->TakeOverGroups());
-  // All leave together: who aborts next ends nobody's share of this.
-  SHARDSTEP_RETURN_IF_ERROR(Agree(call, scheduler_->ShareWeights(AllBuckets(layout_))));
-  initialized_ = true;
-  return absl::OkStatus();
-}
-
-template <typename T>
-absl::Status ShardedOptimizer::Impl::SetTypedWeights(absl::string_view parameter, absl::Span<const T> values,
-                                                     DType dtype) {
-  SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("SetWeights"));
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("SetWeights"));
-  const absl::StatusOr<int> p = FindParameter(parameter);
-  absl::Status status = Annotate(p.status(), "SetWeights");
-  if (p.ok() && layout_.parameter(*p).weight_dtype != dtype) {
-    status = absl::InvalidArgumentError(
-        absl::StrCat("SetWeights: the weights of \"", parameter, "\" are not ", Name(dtype)));
-  } else if (p.ok() && static_cast<int64_t>(values.size()) != layout_.elements(*p)) {
-    status = absl::InvalidArgumentError(
-        absl::StrCat("SetWeights: \"", parameter, "\" has ", layout_.elements(*p), " elements, not ", values.size()));
-  }
-  SHARDSTEP_RETURN_IF_ERROR(Agree("SetWeights", status));
-  SHARDSTEP_RETURN_IF_ERROR(AgreeOnValue(*rendezvous_, "SetWeights",
-                                         absl::StrCat(parameter, " with the digest ", DigestOf(*p, 0, values).ToHex()),
-                                         kMeetingDeadline));
-  const int owner = layout_.owner(*p);
-  std::vector<float> master;
-  for (const T value : values) master.push_back(AsFloat(value));
-  model_.SetParameter(owner, master);
-  absl::Status shared = scheduler_->ShareWeights(layout_.buckets_of(owner));
-  shared.Update(state_access_.status());
-  return Agree("SetWeights", shared);
-}
-
-absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const Bf16> values) {
-  return SetTypedWeights(parameter, values, DType::kBf16);
-}
-absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, absl::Span<const float> values) {
-  return SetTypedWeights(parameter, values, DType::kFp32);
-}
-
 // ---- Several optimizers ------------------------------------------------------------------------------------------
 
 absl::Status ShardedOptimizer::Impl::DecideWith(std::unique_ptr<OtherOptimizers> others) {
@@ -333,68 +260,6 @@ absl::Status ShardedOptimizer::Impl::DecideWith(std::unique_ptr<OtherOptimizers>
 absl::Status ShardedOptimizer::Impl::WorkStatus() const {
   const absl::Status status = update_->status();
   return status.ok() ? exchange_->status() : status;
-}
-
-// ---- Checkpoints -------------------------------------------------------------------------------------------------
-
-std::vector<CheckpointParameterInfo> ShardedOptimizer::Impl::ParameterInfos() const {
-  std::vector<CheckpointParameterInfo> infos;
-  for (int p = 0; p < layout_.parameter_count(); ++p) {
-    infos.push_back({.update = groups_.groups()[groups_.group(p)].kind(),
-                     .frozen = groups_.frozen(p),
-                     .begin_applied_step = groups_.begin_applied_step(p)});
-  }
-  return infos;
-}
-
-absl::Status ShardedOptimizer::Impl::Save(const std::string& directory, absl::string_view caller_state) {
-  if (scheduler_->torn()) return absl::FailedPreconditionError("Save: the optimizer is torn");
-  SHARDSTEP_RETURN_IF_ERROR(RequireInitialized("Save"));
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Save"));
-  const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
-  SetAway(policy.deadline);
-  const absl::Status status = WriteCheckpoint(directory, caller_state, policy);
-  SetAway(absl::ZeroDuration());
-  return status;
-}
-
-absl::Status ShardedOptimizer::Impl::WriteCheckpoint(const std::string& directory, absl::string_view caller_state,
-                                                     const CheckpointPolicy& policy) {
-  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, model_.Digests());
-  const StepCounters& counters = scheduler_->counters();
-  OptimizerOptions options = options_;
-  options.groups.assign(groups_.groups().begin(), groups_.groups().end());
-  const CheckpointInfo info{.step = counters.step,
-                            .applied_steps = counters.applied_steps,
-                            .skipped_steps = counters.skipped_steps,
-                            .consecutive_skips = counters.consecutive_skips,
-                            .sum_group = options_.sum_group,
-                            .parameters = ParameterInfos(),
-                            .options = DescribeOptions(options),
-                            .caller_state = std::string(caller_state),
-                            .digests = {digests.master, digests.first_moment, digests.second_moment}};
-  return SaveCheckpoint(directory, layout_, state_access_, info, *rendezvous_, policy);
-}
-
-absl::StatusOr<std::string> ShardedOptimizer::Impl::Load(const std::string& directory,
-                                                         std::vector<std::string>* warnings) {
-  SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Load"));
-  const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
-  const std::vector<CheckpointParameterInfo> parameters = ParameterInfos();
-  initialized_ = false;
-  SHARDSTEP_ASSIGN_OR_RETURN(
-      CheckpointInfo info,
-      LoadCheckpoint(directory, layout_, state_access_, {.parameters = parameters, .sum_group = options_.sum_group},
-                     *rendezvous_, policy, warnings));
-  scheduler_->RestoreCounters({.step = info.step,
-                               .applied_steps = info.applied_steps,
-                               .skipped_steps = info.skipped_steps,
-                               .consecutive_skips = info.consecutive_skips});
-  for (int p = 0; p < layout_.parameter_count(); ++p) {
-    groups_.SetBeginAppliedStep(p, info.parameters[p].begin_applied_step);
-  }
-  SHARDSTEP_RETURN_IF_ERROR(FinishModel("Load"));
-  return std::move(info.caller_state);
 }
 
 // ---- The caller's own buffers ------------------------------------------------------------------------------------

@@ -87,6 +87,12 @@ class ShardedOptimizer::Impl {
   absl::Status SetWeights(absl::string_view parameter, absl::Span<const float> values);
   template <typename T>
   absl::Status SetTypedWeights(absl::string_view parameter, absl::Span<const T> values, DType dtype);
+  absl::Status WriteMaster(absl::string_view call, int p, absl::Span<const float> values);
+  // Whether there is such an array of parameter p.
+  bool Keeps(int p, StateKind kind) const;
+  absl::StatusOr<std::vector<float>> ReadState(absl::string_view parameter, StateKind kind);
+  absl::Status SetState(absl::string_view parameter, StateKind kind, absl::Span<const float> values);
+  absl::Status SetCounters(const StepCounters& counters, absl::Span<const int64_t> begin_applied_steps);
 
   // ---- Several optimizers ------------------------------------------------------------------------------------------
   // From the next step on. Between steps, once.

@@ -4,20 +4,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/memory.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/shard_state.h"
+#include "shardstep/runtime/state_kind.h"
 
 namespace shardstep {
-
-/// What the model consists of, as fp32 values, however it is kept.
-enum class StateKind { kMaster, kFirstMoment, kSecondMoment };
-inline constexpr StateKind kStateKinds[] = {StateKind::kMaster, StateKind::kFirstMoment, StateKind::kSecondMoment};
-/// "master", "first_moment", "second_moment".
-absl::string_view Name(StateKind kind);
 
 /// This rank's shards as fp32 values, between steps. Master weights are what the weights are rounded from: the fp32
 /// array, the halves of a split one joined, or the weights themselves where nothing else is kept (fp32 weights, no

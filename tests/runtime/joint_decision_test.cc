@@ -128,7 +128,7 @@ class JointRank {
     for (Member& member : members_) {
       for (int p = 0; p < member.optimizer->layout().parameter_count(); ++p) {
         const std::string& name = member.optimizer->layout().parameter(p).name;
-        masters[name] = *member.optimizer->ReadMaster(name);
+        masters[name] = *member.optimizer->ReadState(name, StateKind::kMaster);
       }
     }
     return masters;

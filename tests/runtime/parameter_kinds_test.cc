@@ -48,7 +48,7 @@ Outcome RunOn(const Topology& topology, TrainingJob job) {
     std::map<std::string, std::vector<float>> masters;
     for (int p = 0; p < optimizer.layout().parameter_count(); ++p) {
       const std::string& name = optimizer.layout().parameter(p).name;
-      const auto master = optimizer.ReadMaster(name);
+      const auto master = optimizer.ReadState(name, StateKind::kMaster);
       ASSERT_TRUE(master.ok()) << master.status();
       masters[name] = *master;
     }
@@ -216,7 +216,7 @@ TEST(ParameterKinds, M2InitializeAgainWithSomethingFrozen) {
                         for (size_t j = 0; j < values.size(); ++j) values[j] = TrainingJob::InitialValue(p, begin + j);
                       })
                       .ok());
-      EXPECT_EQ((*optimizer.ReadMaster("matrix"))[5], InitialWeight(4, 5));
+      EXPECT_EQ((*optimizer.ReadState("matrix", StateKind::kMaster))[5], InitialWeight(4, 5));
     };
     masters[i] = RunOn(kTopologies[1], job).masters;
   }
@@ -364,7 +364,7 @@ TEST_P(TiedGradients, M3BothNamesAddUp) {
     ASSERT_TRUE(optimizer.EndMicroStep().ok());
     ASSERT_TRUE(optimizer.Step({.learning_rate = 1}).ok());
     ASSERT_TRUE(optimizer.FinishStep().ok());
-    EXPECT_THAT(*optimizer.ReadMaster("head"), Each(-3.0f));
+    EXPECT_THAT(*optimizer.ReadState("head", StateKind::kMaster), Each(-3.0f));
   });
 }
 

@@ -94,7 +94,7 @@ TEST(ShardedOptimizer, S6StepWithoutGradients) {
     ASSERT_TRUE(record.ok());
     EXPECT_TRUE(record->applied);
     EXPECT_EQ(record->gradient_norm, 0.0);
-    EXPECT_EQ((*optimizer->ReadMaster("a"))[7], 1.0f - static_cast<float>(0.5 * 0.01));
+    EXPECT_EQ((*optimizer->ReadState("a", StateKind::kMaster))[7], 1.0f - static_cast<float>(0.5 * 0.01));
   });
 }
 
@@ -170,10 +170,10 @@ TEST(ShardedOptimizer, C6TooManySkipsAreAnError) {
     EXPECT_THAT(Message(second.status()), HasSubstr("rank 1"));
     EXPECT_THAT(Message(second.status()), HasSubstr("\"b\", element 2"));
     EXPECT_EQ(*optimizer->Digests(), *before);
-    EXPECT_EQ(optimizer->applied_steps(), 0);
-    EXPECT_EQ(optimizer->step(), 2);
+    EXPECT_EQ(optimizer->counters().applied_steps, 0);
+    EXPECT_EQ(optimizer->counters().step, 2);
     ASSERT_TRUE(step(ToBf16(1)).ok());
-    EXPECT_EQ(optimizer->applied_steps(), 1);
+    EXPECT_EQ(optimizer->counters().applied_steps, 1);
   });
 }
 
@@ -282,7 +282,7 @@ TEST(ShardedOptimizer, AccumulatedGradientsAreZeroedAfterReading) {
   });
 }
 
-TEST(ShardedOptimizer, SetWeightsKeepsMomentsAndReadMasterReturnsThem) {
+TEST(ShardedOptimizer, SetWeightsKeepsMomentsAndReadStateReturnsThem) {
   RunRankThreads(3, [](Rendezvous& rendezvous) {
     const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
     InitializeToOnes(*optimizer);
@@ -290,7 +290,7 @@ TEST(ShardedOptimizer, SetWeightsKeepsMomentsAndReadMasterReturnsThem) {
     std::vector<Bf16> values(3000);
     for (int i = 0; i < 3000; ++i) values[i] = ToBf16(static_cast<float>(i));
     ASSERT_TRUE(optimizer->SetWeights("a", values).ok());
-    const auto master = optimizer->ReadMaster("a");
+    const auto master = optimizer->ReadState("a", StateKind::kMaster);
     ASSERT_TRUE(master.ok());
     for (int i = 0; i < 3000; ++i) {
       EXPECT_EQ((*master)[i], ToFloat(values[i]));

@@ -52,7 +52,7 @@ TEST(StopAndResume, K1K2StopAndResumeAtAnotherWorldSize) {
             const auto caller_state = optimizer->Load(root, &warnings);
             ASSERT_TRUE(caller_state.ok()) << caller_state.status();
             EXPECT_EQ(*caller_state, "three steps");
-            EXPECT_EQ(optimizer->step(), 3);
+            EXPECT_EQ(optimizer->counters().step, 3);
             Train(job, *optimizer, 3, 10, &mine);
             EXPECT_EQ(mine.back().applied_steps, 13);
             const auto digests = optimizer->Digests();

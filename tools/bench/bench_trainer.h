@@ -29,7 +29,7 @@ class BenchTrainer {
   absl::Status Finish();
 
   ShardedOptimizer& optimizer() { return *optimizer_; }
-  int64_t steps() const { return optimizer_->step(); }
+  int64_t steps() const { return optimizer_->counters().step; }
   /// What the caller waited for weights, gradients and the step, from one FinishStep to the last one.
   double waited_ms() const { return waited_ms_; }
 

@@ -36,7 +36,7 @@ class CudaTrainer {
   const std::map<std::string, int64_t>& blocking_calls() const { return blocking_calls_; }
 
   ShardedOptimizer& optimizer() { return *optimizer_; }
-  int64_t steps() const { return optimizer_->step(); }
+  int64_t steps() const { return optimizer_->counters().step; }
 
  private:
   CudaTrainer(const BenchOptions& options, std::unique_ptr<ShardedOptimizer> optimizer, CudaPlace& place)

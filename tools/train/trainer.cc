@@ -75,7 +75,7 @@ absl::Status Trainer::Start(CommunicatorLevels communicators) {
   TellWhatIsTrained();
   SHARDSTEP_RETURN_IF_ERROR(LoadOrInitialize());
   windows_.resize(options_.sequences * model_->window_bytes());
-  first_step_ = optimizer_->step();
+  first_step_ = optimizer_->counters().step;
   if (options_.trace_path) {
     recording_ = std::make_unique<TraceRecording>();
     optimizer_->SetTrace(recording_.get());
@@ -116,7 +116,7 @@ absl::Status Trainer::LoadOrInitialize() {
     const absl::StatusOr<std::string> state = optimizer_->Load(*options_.checkpoint_directory, &warnings);
     for (const std::string& warning : warnings) Tell(absl::StrCat("warning: ", warning));
     if (state.ok()) {
-      Tell(absl::StrCat("resumed after step ", optimizer_->step()));
+      Tell(absl::StrCat("resumed after step ", optimizer_->counters().step));
       WarnOfOtherSettings(*state);
       return absl::OkStatus();
     }
@@ -159,12 +159,12 @@ absl::Status Trainer::Run() {
     if (options_.checkpoint_directory && (save || last)) SHARDSTEP_RETURN_IF_ERROR(Save());
   }
   if (recording_ != nullptr) SHARDSTEP_RETURN_IF_ERROR(WriteTimeline());
-  const bool at_the_end = optimizer_->step() >= options_.steps();
+  const bool at_the_end = optimizer_->counters().step >= options_.steps();
   if (at_the_end) SHARDSTEP_RETURN_IF_ERROR(Evaluate());
   SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer_->Digests());
   // From here on rank 0 is alone; nobody waits for it.
   if (at_the_end) SHARDSTEP_RETURN_IF_ERROR(GenerateText());
-  return listener_ == nullptr ? absl::OkStatus() : listener_->End(optimizer_->step(), digests);
+  return listener_ == nullptr ? absl::OkStatus() : listener_->End(optimizer_->counters().step, digests);
 }
 
 absl::Status Trainer::TrainStep(int64_t step) {
@@ -275,12 +275,12 @@ absl::Status Trainer::Evaluate() {
   SHARDSTEP_ASSIGN_OR_RETURN(const double sum, SumInOrder("held-out losses", mine, groups, kLongestEvaluation));
   optimizer_->SetAway(absl::ZeroDuration());
   if (listener_ == nullptr) return absl::OkStatus();
-  return listener_->HeldOut(optimizer_->step(), ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows)));
+  return listener_->HeldOut(optimizer_->counters().step, ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows)));
 }
 
 absl::Status Trainer::Save() {
   SHARDSTEP_RETURN_IF_ERROR(optimizer_->Save(*options_.checkpoint_directory, CallerState()));
-  Tell(absl::StrCat("saved step ", optimizer_->step(), " to ", *options_.checkpoint_directory));
+  Tell(absl::StrCat("saved step ", optimizer_->counters().step, " to ", *options_.checkpoint_directory));
   return absl::OkStatus();
 }
 
