@@ -1,0 +1,68 @@
+"""torch.optim's parameter groups as the options of a Shardstep optimizer, in the text format of options.proto."""
+
+RULES = ("adamw", "sgd", "lion")
+MASTERS = ("fp32", "split", "none")
+ROUNDINGS = ("nearest", "stochastic")
+
+# The keys of a group that a rule reads, and their names there.
+_SETTINGS = {
+    "adamw": {"beta1": lambda g: g["betas"][0], "beta2": lambda g: g["betas"][1], "epsilon": lambda g: g["eps"]},
+    "sgd": {"momentum": lambda g: g["momentum"], "nesterov": lambda g: g["nesterov"]},
+    "lion": {"beta1": lambda g: g["betas"][0], "beta2": lambda g: g["betas"][1]},
+}
+
+# What torch.optim calls the moments of a rule.
+MOMENTS = {
+    "adamw": {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"},
+    "sgd": {"first_moment": "momentum_buffer"},
+    "lion": {"first_moment": "exp_avg"},
+}
+
+# How far learning_rate * factor may be from a group's own rate before its factor is set anew.
+_SAME_RATE = 2.0**-50
+
+
+def check(group):
+    """ValueError names the first key whose value is none of those that there are."""
+    for key, known in (("rule", RULES), ("master", MASTERS), ("rounding", ROUNDINGS)):
+        if group[key] not in known:
+            raise ValueError(f"{key} = {group[key]!r}: must be one of {', '.join(known)}")
+
+
+def text_of(group, learning_rate_factor):
+    """Message Group. The library says which value is out of range."""
+    settings = {name: read(group) for name, read in _SETTINGS[group["rule"]].items()}
+    settings["weight_decay"] = group["weight_decay"]
+    settings["learning_rate_factor"] = learning_rate_factor
+    fields = " ".join(f"{name}: {_number(value)}" for name, value in settings.items())
+    return (
+        f"{group['rule']} {{ {fields} }} master: {group['master'].upper()} rounding: {group['rounding'].upper()}"
+    )
+
+
+def _number(value):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(float(value))
+
+
+class LearningRates:
+    """Splits the groups' rates into one rate, which every step is given, and a factor for each group.
+
+    Schedulers scale all rates alike, nearly always: then factors stay and nobody has to agree on new ones.
+    """
+
+    def __init__(self, groups):
+        self.factors = [1.0] * len(groups)
+        self.update(groups)
+
+    def update(self, groups):
+        """The step's rate; `self.factors` have changed where they had to."""
+        rates = [float(group["lr"]) for group in groups]
+        highest = max(rates)
+        if highest == 0 or highest != highest:
+            return highest
+        for index, rate in enumerate(rates):
+            if abs(highest * self.factors[index] - rate) > _SAME_RATE * rate:
+                self.factors[index] = rate / highest
+        return highest

@@ -1,0 +1,160 @@
+"""Tells the library, by autograd's and modules' hooks, which gradients are written and which weights are needed."""
+
+import torch
+from torch.autograd.graph import increment_version
+
+
+class GradientHooks:
+    """Brings every gradient that backward accumulates to its place in the library's gradient buffer.
+
+    Between backwards `.grad` is None, so autograd hands over the gradient that it has computed instead of adding to
+    one; the hook moves it to the buffer and makes `.grad` a view of it.
+    """
+
+    def __init__(self, native, parameters, names, indices, overlap):
+        self._native = native
+        self._parameters = parameters
+        self._names = names
+        self._overlap = overlap
+        self._views = {}
+        self._handles = {}
+        self._written = {}  # index: version of the view once its gradient was written, in this micro-step
+        self.on_use = None  # called with the index of a parameter that backward reached
+        self.watch(indices)
+
+    def watch(self, indices):
+        """From now on these parameters have gradients, and no others."""
+        for i in set(self._handles) - set(indices):
+            self._handles.pop(i).remove()
+            del self._views[i]
+        for i in set(indices) - set(self._handles):
+            parameter = self._parameters[i]
+            self._views[i] = torch.from_dlpack(self._native.gradient(i))
+            self._handles[i] = parameter.register_post_accumulate_grad_hook(lambda _, i=i: self._accumulated(i))
+            parameter.grad = None
+
+    def _accumulated(self, i):
+        if self.on_use is not None:
+            self.on_use(i)
+        view = self._views[i]
+        if i in self._written:
+            self._accumulated_again(i, view)
+            return
+        gradient = self._parameters[i].grad
+        if gradient.layout != torch.strided:
+            raise TypeError(f'the gradient of "{self._names[i]}" is {gradient.layout}; Shardstep takes dense ones')
+        self._native.gradient_writable(i)
+        view.copy_(gradient.detach())
+        self._parameters[i].grad = view
+        self._written[i] = view._version
+        if self._overlap:
+            self._native.gradient_ready(i)
+
+    def _accumulated_again(self, i, view):
+        if self._overlap:
+            raise RuntimeError(
+                f'a second backward reached "{self._names[i]}", whose gradient is under way already: run the first '
+                "ones inside `with optimizer.accumulate()`, or construct the optimizer with overlap_backward=False"
+            )
+        gradient = self._parameters[i].grad
+        if gradient is not view:  # somebody has set .grad to None in between, or to a tensor of their own
+            view.copy_(gradient.detach())
+            self._parameters[i].grad = view
+
+    def end_micro_step(self):
+        """All gradients of this micro-step are written: refuses what was changed too late, and forgets them."""
+        if not self._overlap:
+            self._mark_ready()
+        else:
+            self._refuse_late_changes()
+        self._native.end_micro_step()
+        for i in self._written:
+            self._parameters[i].grad = None
+        self._written.clear()
+
+    def _mark_ready(self):
+        for i in self._written:
+            gradient = self._parameters[i].grad
+            view = self._views[i]
+            if gradient is None:
+                view.zero_()
+            elif gradient is not view:
+                view.copy_(gradient.detach())
+            self._native.gradient_ready(i)
+
+    def _refuse_late_changes(self):
+        for i, version in self._written.items():
+            gradient = self._parameters[i].grad
+            if gradient is None or (gradient is self._views[i] and gradient._version == version):
+                continue
+            raise RuntimeError(
+                f'the gradient of "{self._names[i]}" was changed after backward, when it was under way already: clip '
+                "with the optimizer's max_norm, or construct the optimizer with overlap_backward=False"
+            )
+
+    def remove(self):
+        for i in self._handles:
+            self._parameters[i].grad = None
+        self.watch([])
+        self._written.clear()
+
+
+class WeightHooks:
+    """Makes modules wait for their weights while a step is in flight.
+
+    A module waits for the parameters that it holds itself. Some read another module's (MultiheadAttention those of its
+    out_proj); backward tells which parameters were used though no module waited for them, and from then on the first
+    module of a forward does.
+    """
+
+    def __init__(self, native, parameters, names):
+        self._native = native
+        self._names = names
+        self._index_of = {id(parameter): i for i, parameter in enumerate(parameters)}
+        self._pending = set()  # indices whose weights nobody has waited for since the last step
+        self._announced = set()  # indices whose module has begun a forward since the last step
+        self._early = set()
+        self._handle = torch.nn.modules.module.register_module_forward_pre_hook(self._before_forward)
+
+    def step_called(self):
+        self._pending = set(self._index_of.values())
+        self._announced.clear()
+
+    def wait_for_all(self):
+        if self._pending:
+            self._native.weights_all_ready()
+            self._pending.clear()
+
+    def _before_forward(self, module, _inputs):
+        own = [self._index_of.get(id(p)) for p in module._parameters.values() if p is not None]
+        wanted = {i for i in own if i is not None}
+        self._announced |= wanted
+        if not self._pending:
+            return
+        for i in (wanted | self._early) & self._pending:
+            self._native.weights_ready(i)
+            self._pending.discard(i)
+
+    def used(self, i):
+        """Backward reached parameter i."""
+        if i in self._announced or i in self._early:
+            return
+        if i in self._pending:
+            raise RuntimeError(
+                f'"{self._names[i]}" was used outside of the module that holds it while a step was in flight, so what '
+                "was read may be old or new: construct the optimizer with overlap_forward=False"
+            )
+        self._early.add(i)
+
+    def remove(self):
+        self._handle.remove()
+
+
+def bump_versions(tensors):
+    """Tells autograd that these were changed in place, so that a graph that saved one of them refuses its backward."""
+    tensors = list(tensors)
+    try:
+        increment_version(tensors)
+    except (TypeError, AttributeError):  # before torch 2.5 it takes one at a time
+        for tensor in tensors:
+            increment_version(tensor)

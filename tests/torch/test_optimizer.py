@@ -1,0 +1,444 @@
+"""shardstep.torch.ShardedOptimizer as a torch.optim.Optimizer: what it does with a model, and what it refuses."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+
+import models
+import shardstep
+import shardstep.torch
+
+
+@pytest.fixture
+def model():
+    return models.make()
+
+
+def optimizer_of(model, **arguments):
+    return models.optimizer_of(model, **{"micro_steps": 1, **arguments})
+
+
+def backward(model, step=0, number=0):
+    models.loss_of(model, step, number).backward()
+
+
+def bits(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_loss_falls_and_masters_are_fp32(model):
+    optimizer = optimizer_of(model, max_norm=1.0)
+    losses = []
+    for step in range(60):
+        loss = models.loss_of(model, step % 4, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert optimizer.record.applied and optimizer.record.step == 60
+    assert optimizer.state_dict()["state"][0]["master"].dtype == torch.float32
+
+
+def test_parameters_and_gradients_are_views_of_the_library(model):
+    optimizer = optimizer_of(model)
+    for i, parameter in enumerate(model.parameters()):
+        assert parameter.data_ptr() == torch.from_dlpack(optimizer.native.weights(i)).data_ptr()
+    backward(model)
+    for i, parameter in enumerate(model.parameters()):
+        assert parameter.grad.data_ptr() == torch.from_dlpack(optimizer.native.gradient(i)).data_ptr()
+    optimizer.step()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_micro_steps_add_up_in_fp32_and_are_counted(model):
+    optimizer = optimizer_of(model, micro_steps=3)
+    for k in range(2):
+        with optimizer.accumulate():
+            backward(model, number=k)
+    with pytest.raises(shardstep.FailedPrecondition):
+        with optimizer.accumulate():
+            backward(model, number=2)
+        with optimizer.accumulate():
+            backward(model, number=3)
+
+
+def test_micro_steps_can_change_between_steps(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.step()
+    optimizer.micro_steps = 2
+    with optimizer.accumulate():
+        backward(model)
+    backward(model, number=1)
+    optimizer.step()
+    assert optimizer.record.micro_steps == 2 and optimizer.micro_steps == 2
+
+
+def test_a_closure_is_called_with_gradients(model):
+    optimizer = optimizer_of(model)
+
+    def closure():
+        loss = models.loss_of(model, 0, 0)
+        loss.backward()
+        return loss
+
+    before = bits(model)
+    assert optimizer.step(closure).item() > 0
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_a_second_backward_in_a_micro_step_is_refused(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    with pytest.raises(RuntimeError, match="second backward reached .*overlap_backward=False"):
+        backward(model)
+    assert optimizer.record is None
+
+
+def test_several_backwards_add_up_when_nothing_is_under_way():
+    model, other = models.make(), models.make()
+    optimizer = optimizer_of(model, overlap_backward=False)
+    backward(model)
+    backward(model, number=1)
+    sums = [p.grad.clone() for p in model.parameters()]
+    (models.loss_of(other, 0, 0)).backward()
+    (models.loss_of(other, 0, 1)).backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(sums, other.parameters()))
+    optimizer.step()
+    assert optimizer.record.applied
+
+
+def test_gradients_changed_too_late_are_refused(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    with pytest.raises(RuntimeError, match='gradient of "first.weight" was changed after backward.*max_norm'):
+        optimizer.step()
+
+
+def test_gradients_may_be_changed_when_nothing_is_under_way():
+    clipped = models.make()
+    optimizer = optimizer_of(clipped, overlap_backward=False)
+    backward(clipped)
+    norm = nn.utils.clip_grad_norm_(clipped.parameters(), 1e-3)
+    optimizer.step()
+    assert norm > 1e-3 and optimizer.record.gradient_norm == pytest.approx(1e-3, rel=2e-2)
+    # A gradient that is dropped counts as zeros, one that is replaced as what it was replaced by.
+    backward(clipped)
+    clipped.first.weight.grad = None
+    clipped.first.bias.grad = torch.ones_like(clipped.first.bias)
+    optimizer.step()
+    assert optimizer.record.gradient_norm >= clipped.first.bias.numel() ** 0.5
+
+
+def test_zero_grad_of_model_and_optimizer_may_be_called_anywhere(model):
+    twin = models.make()
+    optimizer, expected = optimizer_of(model), optimizer_of(twin)
+    for step in range(3):
+        model.zero_grad()
+        optimizer.zero_grad()
+        backward(model, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        backward(twin, step)
+        expected.step()
+    assert optimizer.digests() == expected.digests()
+
+
+def test_norm_is_clipped_as_torch_clips():
+    model, twin = models.make(), models.make()
+    optimizer = optimizer_of(model, max_norm=0.01)
+    backward(model)
+    optimizer.step()
+    backward(twin)
+    norm = nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
+    assert optimizer.record.gradient_norm == pytest.approx(float(norm), rel=1e-2)
+    assert optimizer.record.clip_factor == pytest.approx(0.01 / float(norm), rel=1e-2)
+
+
+def test_a_step_with_nan_is_skipped_and_names_the_element(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.step()
+    before = bits(model)
+    loss = models.loss_of(model, 1, 0) + model.norm.bias[7] * float("nan")
+    loss.backward()
+    optimizer.step()
+    record = optimizer.record
+    assert not record.applied and record.skipped_steps == 1
+    assert record.non_finite.parameter == "norm.bias" and record.non_finite.element == 7
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_a_graph_that_saved_weights_refuses_its_backward_after_a_step(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    stale = models.loss_of(model, 0, 1)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        stale.backward()
+
+
+# ---- Parameters of all kinds ------------------------------------------------------------------------------------------
+
+
+def test_frozen_parameters_stay_and_can_be_thawed(model):
+    model.first.requires_grad_(False)
+    optimizer = optimizer_of(model)
+    frozen = model.first.weight.detach().clone()
+    for step in range(3):
+        backward(model, step)
+        optimizer.step()
+    assert torch.equal(model.first.weight, frozen)
+    assert set(optimizer.state_dict()["state"][0]) == {"master"}
+    optimizer.set_frozen(["first.weight"], False)
+    backward(model, 3)
+    optimizer.step()
+    assert not torch.equal(model.first.weight, frozen)
+    thawed = model.first.weight.detach().clone()
+    optimizer.set_frozen(["first.weight"], True)
+    backward(model, 4)
+    optimizer.step()
+    assert torch.equal(model.first.weight, thawed)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(33, 33), nn.Linear(33, 33, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(x + self.embed(x.argmax(-1)))
+
+
+def test_a_tied_parameter_is_updated_once_with_both_gradients():
+    model, twin = models.make(Tied), models.make(Tied)
+    optimizer = optimizer_of(model)
+    assert len(optimizer.param_groups[0]["params"]) == 1
+    backward(model)
+    gradient = model.embed.weight.grad.clone()
+    backward(twin)
+    assert torch.equal(gradient, twin.embed.weight.grad)
+    optimizer.step()
+    assert model.head.weight.data_ptr() == model.embed.weight.data_ptr()
+    assert not torch.equal(model.head.weight, twin.head.weight)
+
+
+class Branches(nn.Module):
+    """Uses a parameter of its own, and one of two layers, by turns."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(33))
+        self.layers = nn.ModuleList(nn.Linear(33, 33) for _ in range(2))
+        self.uses = [0, 1]
+
+    def forward(self, x):
+        for i in self.uses:
+            x = self.layers[i](x)
+        return x * self.scale
+
+
+def test_unused_parameters_count_as_zero_gradients_and_order_is_free():
+    model = models.make(Branches)
+    optimizer = optimizer_of(model, weight_decay=0.0)
+    for model.uses in ([0], [1], [1, 0], [0, 1]):
+        unused = [model.layers[i].weight.detach().clone() for i in (0, 1)]
+        moments = [optimizer.native.counters["step"] > 0] * 2
+        backward(model)
+        optimizer.step()
+        assert optimizer.record.applied
+        for i in (0, 1):
+            changed = not torch.equal(unused[i], model.layers[i].weight)
+            # Once it has a momentum a parameter moves on, as with zero gradients in torch.
+            assert changed == (i in model.uses) or moments[i]
+
+
+def test_fp32_parameters_stand_beside_bf16_ones(model):
+    model.norm.float()
+    first = model.norm.forward
+    model.norm.forward = lambda x: first(x.float()).bfloat16()
+    optimizer = optimizer_of(model)
+    backward(model)
+    assert model.norm.weight.grad.dtype == torch.float32
+    before = model.norm.weight.detach().clone()
+    optimizer.step()
+    assert model.norm.weight.dtype == torch.float32 and not torch.equal(before, model.norm.weight)
+    state = optimizer.state_dict()["state"]
+    names = [name for name, _ in model.named_parameters()]
+    assert torch.equal(state[names.index("norm.weight")]["master"], model.norm.weight)
+
+
+class Attention(nn.Module):
+    """MultiheadAttention reads its out_proj's weights without calling out_proj."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.attention = nn.Linear(33, 33), nn.MultiheadAttention(33, 3)
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.attention(x, x, x)[0]
+
+
+def test_weights_used_by_another_module_are_waited_for():
+    model, twin = models.make(Attention), models.make(Attention)
+    overlapping, expected = optimizer_of(model, overlap_forward=True), optimizer_of(twin)
+    for step in range(5):
+        for m, o in ((model, overlapping), (twin, expected)):
+            backward(m, step)
+            o.step()
+    assert overlapping.digests() == expected.digests()
+
+
+def test_weights_used_outside_of_their_module_only_now_and_then_are_refused():
+    model = models.make(Branches)
+    optimizer = optimizer_of(model, overlap_forward=True)
+    backward(model)
+    optimizer.step()
+    loss = models.loss_of(model, 1, 0)
+    backward(model, 1)
+    optimizer.step()
+    del loss
+    with pytest.raises(RuntimeError, match='"layers.0.weight" was used outside of the module'):
+        nn.functional.linear(torch.ones(33).bfloat16(), model.layers[0].weight).sum().backward()
+
+
+# ---- Groups and learning rates -----------------------------------------------------------------------------------------
+
+
+def groups_of(model, **second):
+    named = list(model.named_parameters())
+    return [
+        {"params": [(n, p) for n, p in named if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [(n, p) for n, p in named if p.dim() <= 1], "weight_decay": 0.0, **second},
+    ]
+
+
+def test_groups_have_settings_of_their_own(model):
+    model_twin = models.make()
+    by_groups = shardstep.torch.ShardedOptimizer(groups_of(model, lr=5e-3), lr=1e-2)
+    all_fast = shardstep.torch.ShardedOptimizer(groups_of(model_twin), lr=1e-2)
+    for m, o in ((model, by_groups), (model_twin, all_fast)):
+        backward(m)
+        o.step()
+    assert torch.equal(model.first.weight, model_twin.first.weight)
+    assert not torch.equal(model.first.bias, model_twin.first.bias)
+
+
+def test_rules_by_group(model):
+    optimizer = shardstep.torch.ShardedOptimizer(
+        groups_of(model, rule="sgd", momentum=0.9), lr=1e-2, master="split"
+    )
+    backward(model)
+    optimizer.step()
+    state = optimizer.state_dict()["state"]
+    assert set(state[0]) == {"master", "exp_avg", "exp_avg_sq"}
+    assert set(state[3]) == {"master", "momentum_buffer"}
+
+
+def test_schedulers_set_the_learning_rate(model):
+    optimizer = optimizer_of(model, lr=0.25)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    for expected in (0.25, 0.125, 0.0625):
+        backward(model)
+        optimizer.step()
+        scheduler.step()
+        assert optimizer.record.learning_rate == expected
+
+
+def test_rates_of_groups_may_change_apart(model):
+    optimizer = shardstep.torch.ShardedOptimizer(groups_of(model), lr=1e-2)
+    lambdas = [lambda step: 1.0, lambda step: 0.0 if step else 1.0]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambdas)
+    backward(model)
+    optimizer.step()
+    scheduler.step()
+    bias, weight = model.first.bias.detach().clone(), model.first.weight.detach().clone()
+    backward(model)
+    optimizer.step()
+    assert torch.equal(bias, model.first.bias) and not torch.equal(weight, model.first.weight)
+
+
+def test_weight_decay_may_change_between_steps():
+    model, twin = models.make(), models.make()
+    changed, expected = optimizer_of(model), optimizer_of(twin, weight_decay=0.5)
+    changed.param_groups[0]["weight_decay"] = 0.5
+    for m, o in ((model, changed), (twin, expected)):
+        backward(m)
+        o.step()
+    assert changed.digests() == expected.digests()
+
+
+# ---- Refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        (dict(rule="adam"), ValueError, "rule = 'adam'"),
+        (dict(betas=(0.9, 1.5)), shardstep.InvalidArgument, "beta2 = 1.5"),
+        (dict(master="fp64"), ValueError, "master = 'fp64'"),
+        (dict(options="bucket_byte: 1"), shardstep.InvalidArgument, "bucket_byte"),
+        (dict(micro_steps=0), shardstep.InvalidArgument, "micro_steps = 0"),
+    ],
+)
+def test_bad_options_are_named(model, arguments, error, words):
+    with pytest.raises(error, match=words):
+        optimizer_of(model, **arguments)
+
+
+def test_a_bad_learning_rate_is_named_and_changes_nothing(model):
+    optimizer = optimizer_of(model)
+    before = bits(model)
+    backward(model)
+    optimizer.param_groups[0]["lr"] = float("nan")
+    with pytest.raises(shardstep.InvalidArgument, match="learning_rate"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_models_that_cannot_be_are_refused(model):
+    with pytest.raises(TypeError, match='"first.weight" is torch.float16'):
+        optimizer_of(models.make(dtype=torch.float16))
+    with pytest.raises(ValueError, match="is on meta"):
+        optimizer_of(nn.Linear(3, 3, device="meta"))
+    with pytest.raises(ValueError, match="empty"):
+        shardstep.torch.ShardedOptimizer([])
+    sparse = models.make(lambda: nn.Embedding(5, 3, sparse=True))
+    optimizer_of(sparse)
+    with pytest.raises(TypeError, match='"weight" is torch.sparse_coo'):
+        sparse(torch.tensor([1])).float().sum().backward()
+    with pytest.raises(NotImplementedError, match="at construction"):
+        optimizer_of(model).add_param_group({"params": [nn.Parameter(torch.ones(3))]})
+
+
+# ---- Its end -----------------------------------------------------------------------------------------------------------
+
+
+def test_close_leaves_an_ordinary_model(model):
+    optimizer = optimizer_of(model, overlap_forward=True)
+    backward(model)
+    optimizer.step()
+    optimizer.synchronize()
+    before = bits(model)
+    optimizer.close()
+    optimizer.close()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    backward(model)
+    assert model.first.weight.grad is not None
+    with contextlib.suppress(AttributeError):
+        optimizer.native.step(learning_rate=1.0)
+        pytest.fail("a closed optimizer took a step")
+
+
+def test_parameters_outlive_their_optimizer(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.step()
+    before = bits(model)
+    del optimizer
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
