@@ -41,6 +41,7 @@ set(SHARDSTEP_HEADERS
   runtime/memory_estimate.h
   runtime/optimizer_digests.h
   runtime/options.h
+  runtime/options_text.h
   runtime/parameter_groups.h
   runtime/sharded_optimizer.h
   runtime/state_kind.h

@@ -118,6 +118,7 @@ absl::Status PutOnGpu(const JobOptions& options, const Device& wanted, const Opt
   CudaDeviceRequest request{.host_id = DefaultHostId(), .allow_sharing = staged, .deadline = options.deadline};
   request.ordinal = wanted.ordinal;
   SHARDSTEP_ASSIGN_OR_RETURN(const CudaDeviceRef device, ChooseCudaDevice(*backend->api, ranks, request));
+  job->gpu = device.device;
   auto compute_device = CreateCudaComputeDevice(*backend, device, options.compute_stream);
   SHARDSTEP_RETURN_IF_ERROR(agree(compute_device.status()));
   job->device = *std::move(compute_device);

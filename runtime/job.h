@@ -55,6 +55,7 @@ struct JobOptions {
 struct Job {
   std::unique_ptr<Rendezvous> rendezvous;
   std::unique_ptr<ComputeDevice> device;
+  int gpu = -1;  ///< as CUDA numbers the devices of this process; -1: on CPUs
   CommunicatorLevels communicators;
 };
 

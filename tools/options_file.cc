@@ -1,7 +1,6 @@
 #include "shardstep/tools/options_file.h"
 
 #include <google/protobuf/descriptor.h>
-#include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
 
@@ -11,12 +10,13 @@
 #include <optional>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "shardstep/runtime/options_text.h"
+#include "shardstep/runtime/text_errors.h"
 
 namespace shardstep {
 namespace {
@@ -27,28 +27,6 @@ using ::google::protobuf::OneofDescriptor;
 using ::google::protobuf::TextFormat;
 
 constexpr size_t kMaxFileBytes = 1 << 20;
-constexpr int kMaxNesting = 32;
-
-/// Keeps what protobuf's parser would print.
-class Errors : public google::protobuf::io::ErrorCollector {
- public:
-  struct Error {
-    int line;    // from 0; -1: about the whole
-    int column;  // from 0
-    std::string message;
-  };
-
-  void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
-    errors_.push_back({line, column, message});
-  }
-  void AddWarning(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
-    AddError(line, column, message);
-  }
-  const std::vector<Error>& all() const { return errors_; }
-
- private:
-  std::vector<Error> errors_;
-};
 
 absl::Status FileError(const std::string& file) {
   return absl::ErrnoToStatus(errno, absl::StrCat("options file ", file));
@@ -143,7 +121,7 @@ absl::Status SetField(const PathPart& part, absl::string_view value, Message* me
     message->GetReflection()->SetString(message, part.field, std::string(value));
     return absl::OkStatus();
   }
-  Errors errors;
+  TextErrors errors;
   TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
   if (parser.ParseFieldValueFromString(std::string(value), part.field, message)) return absl::OkStatus();
@@ -175,24 +153,6 @@ const Message* Inside(const FieldDescriptor& field, absl::string_view part, cons
 }
 
 }  // namespace
-
-absl::Status ParseOptionsText(absl::string_view text, absl::string_view file, Message* message) {
-  Errors errors;
-  TextFormat::Parser parser;
-  parser.RecordErrorsTo(&errors);
-  parser.SetRecursionLimit(kMaxNesting);
-  if (parser.ParseFromString(std::string(text), message)) return absl::OkStatus();
-  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n');
-  std::vector<std::string> reports;
-  for (const Errors::Error& error : errors.all()) {
-    const bool has_line = error.line >= 0 && error.line < static_cast<int>(lines.size());
-    reports.push_back(has_line ? absl::StrCat(file, ":", error.line + 1, ":", error.column + 1, ": ", error.message,
-                                              " in \"", absl::StripAsciiWhitespace(lines[error.line]), "\"")
-                               : absl::StrCat(file, ": ", error.message));
-  }
-  if (reports.empty()) reports.push_back(absl::StrCat(file, ": not in text format"));
-  return absl::InvalidArgumentError(absl::StrJoin(reports, "\n"));
-}
 
 absl::Status ReadOptionsFile(const std::string& file, Message* message) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> stream(std::fopen(file.c_str(), "re"), std::fclose);

@@ -12,12 +12,7 @@ class Message;
 
 namespace shardstep {
 
-/// Replaces `message` by `text` in protobuf's text format. InvalidArgument has one line per error, which names `file`,
-/// line, column and the text of the line: a field that is unknown, given twice, or whose value has another type. What
-/// values mean is not looked at. Prints nothing.
-absl::Status ParseOptionsText(absl::string_view text, absl::string_view file, google::protobuf::Message* message);
-
-/// The same with the text of `file`, of at most 1 MiB. NotFound, PermissionDenied or Unknown name the file.
+/// ParseOptionsText (runtime/options_text.h) of the text of `file`, of at most 1 MiB. NotFound, PermissionDenied or Unknown name the file.
 absl::Status ReadOptionsFile(const std::string& file, google::protobuf::Message* message);
 
 /// Sets one field: `path` as in "optimizer.group[0].master" or "model.layers", `value` as in the text format, strings

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "shardstep/proto/train.pb.h"
+#include "shardstep/runtime/options_text.h"
 
 namespace shardstep {
 namespace {
