@@ -51,11 +51,6 @@ OutArray ToPython(std::vector<float> values) {
   return OutArray(kept->data(), 1, &size, owner, nullptr, kFp32, nb::device::cpu::value);
 }
 
-OutArray ToPython(absl::Span<float> values) {
-  const size_t size = values.size();
-  return OutArray(values.data(), 1, &size, nb::handle(), nullptr, kFp32, nb::device::cpu::value);
-}
-
 absl::StatusOr<BufferView> FromPython(const InArray& array, absl::string_view what, DType dtype, int64_t elements,
                                       Gpu gpu) {
   const auto wrong = [what](absl::string_view is, absl::string_view must_be) {

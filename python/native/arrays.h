@@ -30,10 +30,9 @@ OutArray ToPython(void* data, DType dtype, absl::Span<const int64_t> shape, nano
                   bool as_bits);
 /// fp32 on the host, one-dimensional; its own.
 OutArray ToPython(std::vector<float> values);
-/// fp32 on the host, one-dimensional, to be written during a call only.
-OutArray ToPython(absl::Span<float> values);
 
-/// InvalidArgument names `what` and the first that is wrong: dtype, elements, contiguity, device. uint16 passes for bf16.
+/// InvalidArgument names `what` and the first that is wrong: dtype, elements, contiguity, device. uint16 passes for
+/// bf16.
 absl::StatusOr<BufferView> FromPython(const InArray& array, absl::string_view what, DType dtype, int64_t elements,
                                       Gpu gpu);
 

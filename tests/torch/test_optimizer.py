@@ -1,6 +1,7 @@
 """shardstep.torch.ShardedOptimizer as a torch.optim.Optimizer: what it does with a model, and what it refuses."""
 
 import contextlib
+import weakref
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_gradients_changed_too_late_are_refused(model):
     optimizer = optimizer_of(model)
     backward(model)
     nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-    with pytest.raises(RuntimeError, match='gradient of "first.weight" was changed after backward.*max_norm'):
+    with pytest.raises(RuntimeError, match='gradient of "second.bias" was changed after backward.*max_norm'):
         optimizer.step()
 
 
@@ -373,6 +374,17 @@ def test_weight_decay_may_change_between_steps():
     assert changed.digests() == expected.digests()
 
 
+def test_settings_changed_after_backward_are_refused(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    with pytest.raises(RuntimeError, match=r"param_groups\[0\]: settings"):
+        optimizer.step()
+    optimizer.param_groups[0].update(weight_decay=0.1, lr=1e-4)
+    optimizer.step()
+    assert optimizer.record.learning_rate == 1e-4
+
+
 # ---- Refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -409,9 +421,10 @@ def test_models_that_cannot_be_are_refused(model):
     with pytest.raises(ValueError, match="empty"):
         shardstep.torch.ShardedOptimizer([])
     sparse = models.make(lambda: nn.Embedding(5, 3, sparse=True))
-    optimizer_of(sparse)
+    optimizer = optimizer_of(sparse)
     with pytest.raises(TypeError, match='"weight" is torch.sparse_coo'):
         sparse(torch.tensor([1])).float().sum().backward()
+    optimizer.close()
     with pytest.raises(NotImplementedError, match="at construction"):
         optimizer_of(model).add_param_group({"params": [nn.Parameter(torch.ones(3))]})
 
@@ -433,6 +446,18 @@ def test_close_leaves_an_ordinary_model(model):
     with contextlib.suppress(AttributeError):
         optimizer.native.step(learning_rate=1.0)
         pytest.fail("a closed optimizer took a step")
+
+
+def test_a_model_does_not_keep_its_optimizer():
+    model = models.make()
+    optimizer = optimizer_of(model, overlap_forward=True)
+    backward(model)
+    optimizer.step()
+    gone = weakref.ref(optimizer)
+    del optimizer
+    assert gone() is None
+    backward(model)
+    assert model.first.weight.grad is not None
 
 
 def test_parameters_outlive_their_optimizer(model):

@@ -1,6 +1,8 @@
 """shardstep.torch.ShardedOptimizer: a torch.optim.Optimizer over the C++ optimizer."""
 
+import atexit
 import contextlib
+import weakref
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,15 @@ from ._readiness import GradientHooks, WeightHooks, bump_versions
 
 _DTYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _STATE_DICT_VERSION = 1
+
+_open = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_jobs():
+    # Before the library's own handler: parameters still use its memory.
+    for optimizer in list(_open):
+        optimizer.close()
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
@@ -97,13 +108,18 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._native = shardstep.ShardedOptimizer(job, specs, text)
         self._take_over_weights()
         trained = [i for i, p in enumerate(self._parameters) if p.requires_grad]
-        self._gradients = GradientHooks(self._native, self._parameters, self._names, trained, overlap_backward)
+        this = weakref.ref(self)
+        self._gradients = GradientHooks(
+            self._native, self._parameters, self._names, trained, overlap_backward, lambda: this()._begin_step()
+        )
         self._weights = None
         if overlap_forward:
             self._weights = WeightHooks(self._native, self._parameters, self._names)
             self._gradients.on_use = self._weights.used
+        _open.add(self)
         self._record = None
         self._in_flight = False
+        self._begun = False
 
     # ---- The step ----------------------------------------------------------------------------------------------------
 
@@ -128,11 +144,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.finish()
-        rate = self._update_groups()
+        self._begin_step()
+        rate = self._rates.update(self.param_groups)
+        self._refuse_late_settings()
         self._gradients.end_micro_step()
         self._native.step(learning_rate=rate, micro_batches=micro_batches, divisor=divisor, max_norm=self.max_norm)
-        self._in_flight = True
+        self._in_flight, self._begun = True, False
         bump_versions(self._parameters)
         if self._weights is not None:
             self._weights.step_called()
@@ -152,7 +169,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._in_flight = False
         self.synchronize()
         self._record = self._native.finish_step()
-        self._native.weights_all_ready()
+        self._native.all_weights_ready()
 
     @property
     def record(self):
@@ -188,10 +205,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
             arrays = {"master": self._native.read_state(self._names[i], "master")}
             for kind, name in self._moments_of(i).items():
                 arrays[name] = self._native.read_state(self._names[i], kind)
+            tensors = {name: torch.from_dlpack(array) for name, array in arrays.items()}
             state[i] = {
-                name: torch.from_dlpack(array).reshape(parameter.shape)
-                for name, array in arrays.items()
-                if array.size_elements or not parameter.numel()
+                name: tensor.reshape(parameter.shape)
+                for name, tensor in tensors.items()
+                if tensor.numel() == parameter.numel()
             }
         return {
             "state": state,
@@ -293,7 +311,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             master.copy_(values[p][begin : begin + master.numel()])
 
         self._native.initialize(fill)
-        self._native.weights_all_ready()
+        self._native.all_weights_ready()
         with torch.no_grad():
             for i, parameter in enumerate(self._parameters):
                 weights = torch.from_dlpack(self._native.weights(i))
@@ -326,14 +344,25 @@ class ShardedOptimizer(torch.optim.Optimizer):
             _groups.check(group)
         return [_groups.text_of(g, factor) for g, factor in zip(self.param_groups, self._rates.factors)]
 
-    def _update_groups(self):
-        rate = self._rates.update(self.param_groups)
-        texts = self._texts_of_groups()
-        for index, text in enumerate(texts):
+    def _begin_step(self):
+        # Settings can be changed until gradients are under way, and all ranks come here.
+        if self._begun:
+            return
+        self.finish()
+        self._rates.update(self.param_groups)
+        for index, text in enumerate(self._texts_of_groups()):
             if text != self._group_texts[index]:
                 self._native.set_group(index, text)
                 self._group_texts[index] = text
-        return rate
+        self._begun = True
+
+    def _refuse_late_settings(self):
+        for index, text in enumerate(self._texts_of_groups()):
+            if text != self._group_texts[index]:
+                raise RuntimeError(
+                    f"param_groups[{index}]: settings, or its lr by another factor than other groups', were changed "
+                    "after backward had begun; change them before"
+                )
 
     def _packed_groups(self):
         packed, begin = [], 0

@@ -1,5 +1,7 @@
 """Tells the library, by autograd's and modules' hooks, which gradients are written and which weights are needed."""
 
+import weakref
+
 import torch
 from torch.autograd.graph import increment_version
 
@@ -11,7 +13,7 @@ class GradientHooks:
     one; the hook moves it to the buffer and makes `.grad` a view of it.
     """
 
-    def __init__(self, native, parameters, names, indices, overlap):
+    def __init__(self, native, parameters, names, indices, overlap, before_first):
         self._native = native
         self._parameters = parameters
         self._names = names
@@ -19,6 +21,7 @@ class GradientHooks:
         self._views = {}
         self._handles = {}
         self._written = {}  # index: version of the view once its gradient was written, in this micro-step
+        self._before_first = before_first  # called before the first gradient of a micro-step, or its end if there is none
         self.on_use = None  # called with the index of a parameter that backward reached
         self.watch(indices)
 
@@ -30,10 +33,23 @@ class GradientHooks:
         for i in set(indices) - set(self._handles):
             parameter = self._parameters[i]
             self._views[i] = torch.from_dlpack(self._native.gradient(i))
-            self._handles[i] = parameter.register_post_accumulate_grad_hook(lambda _, i=i: self._accumulated(i))
+            self._handles[i] = parameter.register_post_accumulate_grad_hook(self._hook_of(i))
             parameter.grad = None
 
+    def _hook_of(self, i):
+        # Weakly: a model does not keep its optimizer.
+        hooks = weakref.ref(self)
+
+        def hook(_):
+            alive = hooks()
+            if alive is not None:
+                alive._accumulated(i)
+
+        return hook
+
     def _accumulated(self, i):
+        if not self._written:
+            self._before_first()
         if self.on_use is not None:
             self.on_use(i)
         view = self._views[i]
@@ -63,6 +79,8 @@ class GradientHooks:
 
     def end_micro_step(self):
         """All gradients of this micro-step are written: refuses what was changed too late, and forgets them."""
+        if not self._written:
+            self._before_first()
         if not self._overlap:
             self._mark_ready()
         else:
@@ -114,7 +132,15 @@ class WeightHooks:
         self._pending = set()  # indices whose weights nobody has waited for since the last step
         self._announced = set()  # indices whose module has begun a forward since the last step
         self._early = set()
-        self._handle = torch.nn.modules.module.register_module_forward_pre_hook(self._before_forward)
+        hooks = weakref.ref(self)
+
+        def hook(module, _inputs):
+            alive = hooks()
+            if alive is not None:
+                alive._before_forward(module)
+
+        self._handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
+        weakref.finalize(self, self._handle.remove)
 
     def step_called(self):
         self._pending = set(self._index_of.values())
@@ -122,10 +148,10 @@ class WeightHooks:
 
     def wait_for_all(self):
         if self._pending:
-            self._native.weights_all_ready()
+            self._native.all_weights_ready()
             self._pending.clear()
 
-    def _before_forward(self, module, _inputs):
+    def _before_forward(self, module):
         own = [self._index_of.get(id(p)) for p in module._parameters.values() if p is not None]
         wanted = {i for i in own if i is not None}
         self._announced |= wanted

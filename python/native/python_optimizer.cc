@@ -1,0 +1,143 @@
+#include "python_optimizer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "shardstep/runtime/options_text.h"
+#include "status_error.h"
+
+namespace shardstep {
+
+namespace nb = nanobind;
+
+struct PythonOptimizer::InJob {
+  Job job;
+  std::unique_ptr<ShardedOptimizer> optimizer;  // goes first
+};
+
+PythonOptimizer::PythonOptimizer(const JobOptions& job, std::vector<ParameterSpec> parameters,
+                                 const std::string& options)
+    : in_job_(std::make_shared<InJob>()) {
+  const nb::gil_scoped_release released;
+  const OptimizerOptions parsed = ValueOrThrow(OptionsFromText(options));
+  in_job_->job = ValueOrThrow(JoinJob(job, parsed));
+  in_job_->optimizer =
+      ValueOrThrow(ShardedOptimizer::Create(parsed, std::move(parameters), std::move(in_job_->job.communicators),
+                                            in_job_->job.rendezvous.get(), in_job_->job.device.get()));
+}
+
+ShardedOptimizer& PythonOptimizer::optimizer() const {
+  if (in_job_ == nullptr) throw StatusError{absl::FailedPreconditionError("the optimizer is closed")};
+  return *in_job_->optimizer;
+}
+
+void PythonOptimizer::Close() {
+  {
+    const nb::gil_scoped_release released;
+    in_job_.reset();
+  }
+  bound_weights_.clear();
+  bound_gradients_.clear();
+}
+
+const ParameterSpec& PythonOptimizer::Parameter(int p) const {
+  const ShardLayout& layout = optimizer().layout();
+  if (p >= 0 && p < layout.parameter_count()) return layout.parameter(p);
+  throw StatusError{
+      absl::InvalidArgumentError(absl::StrCat("parameter ", p, " is not in [0, ", layout.parameter_count(), ")"))};
+}
+
+OutArray PythonOptimizer::View(int p, DType dtype, const void* bf16, const void* fp32, bool as_bits) const {
+  auto* kept = new std::shared_ptr<InJob>(in_job_);
+  const nb::capsule owner(kept, [](void* pointer) noexcept { delete static_cast<std::shared_ptr<InJob>*>(pointer); });
+  const void* data = dtype == DType::kFp32 ? fp32 : bf16;
+  return ToPython(const_cast<void*>(data), dtype, Parameter(p).shape, owner, in_job_->job.gpu, as_bits);
+}
+
+OutArray PythonOptimizer::Weights(int p, bool as_bits) const {
+  const DType dtype = Parameter(p).weight_dtype;
+  return View(p, dtype, optimizer().weights(p).data(), optimizer().fp32_weights(p).data(), as_bits);
+}
+
+OutArray PythonOptimizer::Gradient(int p, bool as_bits) const {
+  const DType dtype = Parameter(p).gradient_dtype;
+  return View(p, dtype, optimizer().gradient(p).data(), optimizer().fp32_gradient(p).data(), as_bits);
+}
+
+void PythonOptimizer::Bind(BindCall call, const char* what, int p, DType dtype, nb::object array,
+                           std::map<int, nb::object>* kept) {
+  BufferView buffer;
+  if (!array.is_none()) {
+    const InArray given = nb::cast<InArray>(array, /*convert=*/false);
+    buffer = ValueOrThrow(FromPython(given, absl::StrCat(what, " of \"", Parameter(p).name, "\""), dtype,
+                                     optimizer().layout().elements(p), in_job_->job.gpu));
+  }
+  ThrowIfError((optimizer().*call)(p, buffer));
+  (*kept)[p] = std::move(array);
+}
+
+void PythonOptimizer::BindWeights(int p, nb::object array) {
+  Bind(&ShardedOptimizer::BindWeights, "weights", p, Parameter(p).weight_dtype, std::move(array), &bound_weights_);
+}
+
+void PythonOptimizer::BindGradient(int p, nb::object array) {
+  Bind(&ShardedOptimizer::BindGradient, "gradient", p, Parameter(p).gradient_dtype, std::move(array),
+       &bound_gradients_);
+}
+
+void PythonOptimizer::Initialize(const nb::callable& fill) {
+  std::unique_ptr<nb::python_error> error;
+  absl::Status status;
+  {
+    const nb::gil_scoped_release released;
+    status = optimizer().Initialize([&](int p, int64_t begin, absl::Span<float> values) {
+      if (error != nullptr) return;
+      const nb::gil_scoped_acquire acquired;
+      try {
+        // Python may keep the array, so it is no view of `values`.
+        const OutArray filled = ToPython(std::vector<float>(values.begin(), values.end()));
+        fill(p, begin, filled);
+        std::copy_n(static_cast<const float*>(filled.data()), values.size(), values.begin());
+      } catch (nb::python_error& raised) {
+        error = std::make_unique<nb::python_error>(std::move(raised));
+      }
+    });
+  }
+  if (error != nullptr) {
+    // The other ranks have weights that are whole but for this rank's.
+    optimizer().Abort(absl::CancelledError(absl::StrCat("initialize: fill raised ", error->what())));
+    throw nb::python_error(std::move(*error));
+  }
+  ThrowIfError(status);
+}
+
+void PythonOptimizer::SetWeights(const std::string& parameter, const InArray& values) {
+  const int p = optimizer().layout().FindParameter(parameter);
+  if (p < 0) throw StatusError{absl::NotFoundError(absl::StrCat("set_weights: no parameter \"", parameter, "\""))};
+  const DType dtype = Parameter(p).weight_dtype;
+  const int64_t elements = optimizer().layout().elements(p);
+  const BufferView view = ValueOrThrow(
+      FromPython(values, absl::StrCat("set_weights: the values of \"", parameter, "\""), dtype, elements, /*gpu=*/-1));
+  const nb::gil_scoped_release released;
+  const size_t size = static_cast<size_t>(elements);
+  ThrowIfError(dtype == DType::kFp32
+                   ? optimizer().SetWeights(parameter, absl::MakeConstSpan(view.as<const float>(), size))
+                   : optimizer().SetWeights(parameter, absl::MakeConstSpan(view.as<const Bf16>(), size)));
+}
+
+void PythonOptimizer::SetState(const std::string& parameter, StateKind kind, const InArray& values) {
+  const int64_t elements = static_cast<int64_t>(values.size());
+  const BufferView view =
+      ValueOrThrow(FromPython(values, absl::StrCat("set_state: the ", Name(kind), " of \"", parameter, "\""),
+                              DType::kFp32, elements, /*gpu=*/-1));
+  const nb::gil_scoped_release released;
+  ThrowIfError(optimizer().SetState(parameter, kind,
+                                    absl::MakeConstSpan(view.as<const float>(), static_cast<size_t>(elements))));
+}
+
+void PythonOptimizer::AllWeightsReady() const {
+  for (int p = 0; p < optimizer().layout().parameter_count(); ++p) ThrowIfError(optimizer().WeightsReady(p));
+}
+
+}  // namespace shardstep

@@ -1,0 +1,56 @@
+#ifndef SHARDSTEP_PYTHON_NATIVE_PYTHON_OPTIMIZER_H_
+#define SHARDSTEP_PYTHON_NATIVE_PYTHON_OPTIMIZER_H_
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arrays.h"
+#include "shardstep/runtime/job.h"
+#include "shardstep/runtime/sharded_optimizer.h"
+
+namespace shardstep {
+
+/// A ShardedOptimizer with the job that it is in, and with what of Python it keeps. Methods throw StatusError, or
+/// Python's own errors; those that may wait give up the interpreter lock meanwhile.
+class PythonOptimizer {
+ public:
+  /// Collective.
+  PythonOptimizer(const JobOptions& job, std::vector<ParameterSpec> parameters, const std::string& options);
+
+  /// FailedPrecondition once it is closed.
+  ShardedOptimizer& optimizer() const;
+  /// Drops the optimizer, whose memory stays as long as arrays of it do.
+  void Close();
+
+  OutArray Weights(int p, bool as_bits) const;
+  OutArray Gradient(int p, bool as_bits) const;
+  void BindWeights(int p, nanobind::object array);
+  void BindGradient(int p, nanobind::object array);
+  /// An error of `fill` ends the job, and is thrown.
+  void Initialize(const nanobind::callable& fill);
+  void SetWeights(const std::string& parameter, const InArray& values);
+  void SetState(const std::string& parameter, StateKind kind, const InArray& values);
+  /// Waits for the weights of all parameters.
+  void AllWeightsReady() const;
+
+ private:
+  struct InJob;  // the job, and the optimizer in it
+
+  const ParameterSpec& Parameter(int p) const;
+  OutArray View(int p, DType dtype, const void* bf16, const void* fp32, bool as_bits) const;
+  using BindCall = absl::Status (ShardedOptimizer::*)(int p, BufferView buffer);
+  void Bind(BindCall call, const char* what, int p, DType dtype, nanobind::object array,
+            std::map<int, nanobind::object>* kept);
+
+  std::shared_ptr<InJob> in_job_;  // also of arrays; nullptr: closed
+  std::map<int, nanobind::object> bound_weights_, bound_gradients_;
+};
+
+}  // namespace shardstep
+
+#endif  // SHARDSTEP_PYTHON_NATIVE_PYTHON_OPTIMIZER_H_
