@@ -11,8 +11,8 @@ import shardstep
 from ranks import run_ranks
 
 STEPS = 20
-# Of docs/numerics.md, after 1000 steps against exact arithmetic; torch rounds otherwise, as often.
-BOUND_ULPS = {"master": 81, "first_moment": 5.6, "second_moment": 108}
+# What docs/embedding.md says. Both round, at other places: torch interpolates the first moment, we add two products.
+BOUND_ULPS = {"master": 20, "first_moment": 24, "second_moment": 8}
 
 
 def run(steps, arguments, keep_gradients=False):
@@ -32,6 +32,7 @@ def run(steps, arguments, keep_gradients=False):
                 for i, parameter in enumerate(model.parameters()):
                     gradients[step, k * world_size + rank, i] = parameter.grad.clone()
         optimizer.step()
+    optimizer.finish()
     names = [name for name, _ in model.named_parameters()]
     kinds = ("master", "first_moment", "second_moment")
     state = {k: [torch.from_dlpack(optimizer.native.read_state(n, k)).clone() for n in names] for k in kinds}
@@ -70,7 +71,8 @@ def torch_reference(gradients, steps, parameters):
 
 
 def ulps(ours, theirs):
-    """The largest distance, in units in the last place of fp32 at the larger magnitude of the array's typical value."""
+    """The largest distance, in units in the last place of the value, or of the mean magnitude where that is larger:
+    sums that cancel keep the error of what was added."""
     spacing = torch.from_numpy(numpy.spacing(numpy.abs(theirs.numpy()))).clamp_min(
         float(numpy.spacing(numpy.float32(theirs.abs().mean())))
     )

@@ -130,7 +130,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         Every rank does it `micro_steps` - 1 times per step, also one that has no micro-batch left. Losses need not be
         divided by the number of micro-batches: the step averages."""
         yield
-        self._gradients.end_micro_step()
+        self._end_micro_step()
 
     @torch.no_grad()
     def step(self, closure=None, *, micro_batches=0, divisor=None):
@@ -147,7 +147,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._begin_step()
         rate = self._rates.update(self.param_groups)
         self._refuse_late_settings()
-        self._gradients.end_micro_step()
+        self._end_micro_step()
         self._native.step(learning_rate=rate, micro_batches=micro_batches, divisor=divisor, max_norm=self.max_norm)
         self._in_flight, self._begun = True, False
         bump_versions(self._parameters)
@@ -344,10 +344,17 @@ class ShardedOptimizer(torch.optim.Optimizer):
             _groups.check(group)
         return [_groups.text_of(g, factor) for g, factor in zip(self.param_groups, self._rates.factors)]
 
+    def _end_micro_step(self):
+        self._gradients.end_micro_step()
+        if self._weights is not None:
+            self._weights.micro_step_ended()
+
     def _begin_step(self):
         # Settings can be changed until gradients are under way, and all ranks come here.
         if self._begun:
             return
+        if self._weights is not None:
+            self._weights.backward_begins()
         self.finish()
         self._rates.update(self.param_groups)
         for index, text in enumerate(self._texts_of_groups()):

@@ -132,6 +132,7 @@ class WeightHooks:
         self._pending = set()  # indices whose weights nobody has waited for since the last step
         self._announced = set()  # indices whose module has begun a forward since the last step
         self._early = set()
+        self._suspects = set()  # indices that nobody had waited for when the first backward since the step began
         hooks = weakref.ref(self)
 
         def hook(module, _inputs):
@@ -161,11 +162,18 @@ class WeightHooks:
             self._native.weights_ready(i)
             self._pending.discard(i)
 
+    def backward_begins(self):
+        """The first since the step. What was read until now was read while the step was in flight."""
+        self._suspects = set(self._pending)
+
+    def micro_step_ended(self):
+        self._suspects.clear()
+
     def used(self, i):
         """Backward reached parameter i."""
         if i in self._announced or i in self._early:
             return
-        if i in self._pending:
+        if i in self._suspects:
             raise RuntimeError(
                 f'"{self._names[i]}" was used outside of the module that holds it while a step was in flight, so what '
                 "was read may be old or new: construct the optimizer with overlap_forward=False"
