@@ -1,11 +1,11 @@
-# Headers, libraries, programs and the CMake package, with the targets Shardstep::shardstep, Shardstep::mpi, and for GPUs
-# Shardstep::nccl and Shardstep::staged.
+# Headers, libraries, programs and the CMake package, with the targets Shardstep::job, Shardstep::shardstep,
+# Shardstep::mpi, and for GPUs Shardstep::nccl and Shardstep::staged.
 include(CMakePackageConfigHelpers)
 include(cmake/headers.cmake)
 
 set(libraries
   shardstep_proto shardstep_vocabulary shardstep_comm shardstep_nccl shardstep_staged shardstep_optimizer
-  shardstep_options shardstep_checkpoint shardstep_runtime)
+  shardstep_options shardstep_checkpoint shardstep_runtime shardstep_job)
 set(headers ${SHARDSTEP_HEADERS})
 if(SHARDSTEP_WITH_MPI)
   list(APPEND libraries shardstep_mpi)
@@ -13,6 +13,7 @@ if(SHARDSTEP_WITH_MPI)
   set_target_properties(shardstep_mpi PROPERTIES EXPORT_NAME mpi)
 endif()
 set_target_properties(shardstep_runtime PROPERTIES EXPORT_NAME shardstep)
+set_target_properties(shardstep_job PROPERTIES EXPORT_NAME job)
 set_target_properties(shardstep_nccl PROPERTIES EXPORT_NAME nccl)
 set_target_properties(shardstep_staged PROPERTIES EXPORT_NAME staged)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: tests/install/install_test.sh SOURCE_DIR BUILD_DIR
-# Installs the built tree elsewhere, builds the trainers beside this script against it, and runs the one for CPUs on
+# Installs the built tree elsewhere, builds the C++ example, and what is beside this script, against it, and runs the one for CPUs on
 # RANKS ranks (environment, default 2).
 set -euo pipefail
 source_dir=$1
@@ -12,7 +12,7 @@ trap 'rm -rf "$scratch"' EXIT
 cmake --install "$build_dir" --prefix "$scratch/prefix" >/dev/null
 cmake -S "$source_dir/tests/install" -B "$scratch/build" -G Ninja -DCMAKE_PREFIX_PATH="$scratch/prefix" -DCMAKE_BUILD_TYPE=Release
 cmake --build "$scratch/build"
-"$source_dir/deploy/mpirun.sh" "$ranks" "$scratch/build/quadratic" | tee "$scratch/output"
+"$source_dir/deploy/mpirun.sh" "$ranks" "$scratch/build/train_cpp" | tee "$scratch/output"
 
 # All ranks there, with the same weights.
 [ "$(grep -c "^rank [0-9]* of $ranks: weights [0-9a-f]\{32\}\$" "$scratch/output")" -eq "$ranks" ]

@@ -1,5 +1,5 @@
-// The smallest trainer: minimizes the mean of (w - target)^2 / 2 over ranks that pull in different directions, and
-// exits with 0 when the weights arrived and every rank has the same ones.
+// A trainer in C++, under mpirun or alone: minimizes the mean of (w - target)^2 / 2 over ranks that pull in different
+// directions, and exits with 0 when the weights arrived and every rank has the same ones.
 #include <algorithm>
 #include <cmath>
 #include <iostream>
@@ -7,8 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "shardstep/comm/mpi/mpi_rendezvous.h"
-#include "shardstep/comm/shm/shared_memory_communicator.h"
+#include "shardstep/runtime/job.h"
 #include "shardstep/runtime/sharded_optimizer.h"
 
 namespace {
@@ -30,14 +29,15 @@ absl::Status Backward(ShardedOptimizer& optimizer, int p) {
   return optimizer.GradientReady(p);
 }
 
-absl::Status Train(Rendezvous& rendezvous) {
-  SHARDSTEP_ASSIGN_OR_RETURN(auto communicator, CreateShmCommunicator(rendezvous, {}));
+absl::Status Train() {
   OptimizerOptions options;
   options.groups[0].rule = AdamWOptions{.weight_decay = 0};
   const std::vector<ParameterSpec> parameters = {{.name = "matrix", .shape = {50, 90}},
                                                  {.name = "bias", .shape = {90}}};
-  SHARDSTEP_ASSIGN_OR_RETURN(auto optimizer,
-                             ShardedOptimizer::Create(options, parameters, std::move(communicator), &rendezvous));
+  // The job outlives the optimizer.
+  SHARDSTEP_ASSIGN_OR_RETURN(Job job, JoinJob({.meet = JobMeeting::kMpi}, options));
+  SHARDSTEP_ASSIGN_OR_RETURN(auto optimizer, ShardedOptimizer::Create(options, parameters, std::move(job.communicators),
+                                                                      job.rendezvous.get(), job.device.get()));
   SHARDSTEP_RETURN_IF_ERROR(optimizer->Initialize(
       [](int, int64_t, absl::Span<float> values) { std::fill(values.begin(), values.end(), 0.0f); }));
   for (int step = 0; step < kSteps; ++step) {
@@ -57,7 +57,7 @@ absl::Status Train(Rendezvous& rendezvous) {
   }
   // An error when the ranks' weights differ.
   SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, optimizer->Digests());
-  std::cout << "rank " << rendezvous.rank() << " of " << rendezvous.world_size() << ": weights "
+  std::cout << "rank " << optimizer->rank() << " of " << optimizer->world_size() << ": weights "
             << digests.weights.ToHex() << std::endl;
   return absl::OkStatus();
 }
@@ -65,8 +65,7 @@ absl::Status Train(Rendezvous& rendezvous) {
 }  // namespace
 
 int main() {
-  const auto rendezvous = MpiRendezvous::Create();
-  const absl::Status status = rendezvous.ok() ? Train(**rendezvous) : rendezvous.status();
+  const absl::Status status = Train();
   if (!status.ok()) std::cerr << status << std::endl;
   return status.ok() ? 0 : 1;
 }
