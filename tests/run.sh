@@ -41,6 +41,7 @@ for preset in asan tsan; do
   check "unit tests, $preset" unit_tests "$preset"
 done
 check "build release" build release
+check "python" tests/python/run.sh
 for name in "${failed[@]+"${failed[@]}"}"; do
   echo "FAILED: $name"
 done

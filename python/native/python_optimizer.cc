@@ -29,6 +29,7 @@ PythonOptimizer::PythonOptimizer(const JobOptions& job, std::vector<ParameterSpe
 
 ShardedOptimizer& PythonOptimizer::optimizer() const {
   if (in_job_ == nullptr) throw StatusError{absl::FailedPreconditionError("the optimizer is closed")};
+  ThrowIfError(broken_);
   return *in_job_->optimizer;
 }
 
@@ -106,7 +107,8 @@ void PythonOptimizer::Initialize(const nb::callable& fill) {
   }
   if (error != nullptr) {
     // The other ranks have weights that are whole but for this rank's.
-    optimizer().Abort(absl::CancelledError(absl::StrCat("initialize: fill raised ", error->what())));
+    broken_ = absl::AbortedError(absl::StrCat("initialize: fill raised ", error->what()));
+    in_job_->optimizer->Abort(broken_);
     throw nb::python_error(std::move(*error));
   }
   ThrowIfError(status);

@@ -22,7 +22,7 @@ class PythonOptimizer {
   /// Collective.
   PythonOptimizer(const JobOptions& job, std::vector<ParameterSpec> parameters, const std::string& options);
 
-  /// FailedPrecondition once it is closed.
+  /// FailedPrecondition once it is closed, Aborted once `fill` has failed.
   ShardedOptimizer& optimizer() const;
   /// Drops the optimizer, whose memory stays as long as arrays of it do.
   void Close();
@@ -48,6 +48,7 @@ class PythonOptimizer {
             std::map<int, nanobind::object>* kept);
 
   std::shared_ptr<InJob> in_job_;  // also of arrays; nullptr: closed
+  absl::Status broken_;  // the model is not whole
   std::map<int, nanobind::object> bound_weights_, bound_gradients_;
 };
 
