@@ -1,11 +1,19 @@
 #include "shardstep/comm/host_stream.h"
 
+#include <new>
 #include <utility>
 
 namespace shardstep {
 namespace {
 
-absl::Status AnnotateItem(const absl::Status& status, absl::string_view name) {
+// Whoever runs it has nobody to throw to.
+absl::Status Run(const HostStream::Work& work, absl::string_view name) {
+  absl::Status status;
+  try {
+    status = work();
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("out of memory");
+  }
   return name.empty() ? status : Annotate(status, name);
 }
 
@@ -25,12 +33,13 @@ ThreadStream::~ThreadStream() {
 void ThreadStream::Enqueue(absl::string_view name, Work work) {
   {
     MutexLock lock(&mutex_);
-    ++enqueued_;
     if (!status_.ok()) {
+      ++enqueued_;
       if (!running_) finished_ = enqueued_;
       return;
     }
     queue_.push_back(Item{name, std::move(work)});
+    ++enqueued_;           // now that there is memory for it
     if (running_) return;  // whoever runs an item looks at the queue afterwards
   }
   work_ready_.notify_one();
@@ -87,7 +96,7 @@ void ThreadStream::RunFirst(MutexLock& lock) {
   queue_.pop_front();
   running_ = true;
   lock.lock().unlock();
-  const absl::Status result = AnnotateItem(item.work(), item.name);
+  const absl::Status result = Run(item.work, item.name);
   item.work = nullptr;  // what a closure holds is gone before its event counts as reached
   lock.lock().lock();
   if (!result.ok()) {
@@ -104,7 +113,7 @@ void ThreadStream::RunFirst(MutexLock& lock) {
 
 void InlineStream::Enqueue(absl::string_view name, Work work) {
   if (!status().ok()) return;
-  KeepFirst(AnnotateItem(work(), name));
+  KeepFirst(Run(work, name));
 }
 
 Event InlineStream::Record() { return Event{this, 0}; }

@@ -15,7 +15,8 @@ namespace shardstep {
 /// else is running one; it never runs items behind the event it waits for. Idle threads sleep.
 ///
 /// A failed item's status becomes the sticky error, with the item's name before its message unless the name is empty.
-/// The closures of items that are dropped are destroyed without having run.
+/// The closures of items that are dropped are destroyed without having run. An item that finds no memory (bad_alloc)
+/// fails with ResourceExhausted.
 ///
 /// Wait for another stream's event enqueues an item that synchronizes with it: that stream must outlive this item, and
 /// its error becomes this stream's. The destructor finishes what is queued; nobody may be in Synchronize then.

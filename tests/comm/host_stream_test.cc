@@ -4,6 +4,7 @@
 #include <chrono>
 #include <future>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -69,6 +70,12 @@ TYPED_TEST(HostStreamTest, AnItemWithoutNameAddsNothingToItsError) {
   TypeParam stream;
   stream.Enqueue("", [] { return absl::AbortedError("rank 1 aborted"); });
   EXPECT_EQ(Drain(stream), absl::AbortedError("rank 1 aborted"));
+}
+
+TYPED_TEST(HostStreamTest, AnItemThatFindsNoMemoryFails) {
+  TypeParam stream;
+  stream.Enqueue("reduce", []() -> absl::Status { throw std::bad_alloc(); });
+  EXPECT_EQ(Drain(stream), absl::ResourceExhaustedError("reduce: out of memory"));
 }
 
 TYPED_TEST(HostStreamTest, AnErrorKeepsItsCause) {
