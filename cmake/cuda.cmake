@@ -43,10 +43,10 @@ if(SHARDSTEP_CUDA)
   add_library(shardstep_cuda SHARED)
   set_target_properties(shardstep_cuda PROPERTIES
     LINKER_LANGUAGE CXX
-    LINK_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map)
+    LINK_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/exports.map)
   target_link_libraries(shardstep_cuda PRIVATE CUDA::cudart_static)
   target_link_options(shardstep_cuda PRIVATE
-    -Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map -Wl,--no-undefined -Wl,--as-needed)
+    -Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/exports.map -Wl,--no-undefined -Wl,--as-needed)
 endif()
 
 function(shardstep_cuda_sources target)
