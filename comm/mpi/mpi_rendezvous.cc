@@ -1,5 +1,6 @@
 #include "shardstep/comm/mpi/mpi_rendezvous.h"
 
+#include <atomic>
 #include <utility>
 
 #include "shardstep/comm/mpi/mpi_rendezvous_impl.h"
@@ -13,6 +14,10 @@ constexpr int kFirstMeetingTag = 22'359;
 // On the duplicate; the next one belongs to MpiExchange too.
 constexpr int kMessageTag = 0;
 constexpr int kFirstFreeTag = 2;
+
+// MPI is one per process: where Create has initialized it, the last rendezvous that Create made finalizes it.
+std::atomic<bool> initialized_here = false;
+std::atomic<int> using_it = 0;
 
 // While it lives, errors on `comm` are returned instead of ending the process.
 class ErrorsReturned {
@@ -82,17 +87,20 @@ absl::StatusOr<MPI_Comm> Duplicate(MPI_Comm comm, absl::string_view caller, absl
 MpiRendezvous::Impl::Impl(MPI_Comm comm, bool finalize) : comm_(comm), finalize_(finalize), next_tag_(kFirstFreeTag) {
   MPI_Comm_rank(comm_, &rank_);
   MPI_Comm_size(comm_, &world_size_);
+  if (finalize_) ++using_it;
 }
 
 MpiRendezvous::Impl::~Impl() {
+  const bool is_last = finalize_ && --using_it == 0;
   int finalized = 0;
   MPI_Finalized(&finalized);
   if (finalized != 0) return;
   Listen();
   // Both calls below may wait for ranks that have failed or will not come any more.
+  if (leave_unfinalized_) initialized_here = false;  // nor may another one finalize it
   if (!failure_.ok() || leave_unfinalized_) return;
   MPI_Comm_free(&comm_);
-  if (finalize_) MPI_Finalize();
+  if (is_last && initialized_here) MPI_Finalize();
 }
 
 absl::StatusOr<std::vector<std::string>> MpiRendezvous::Impl::Gather(absl::string_view what, absl::string_view bytes,
@@ -148,9 +156,11 @@ absl::StatusOr<std::unique_ptr<MpiRendezvous>> MeetOnDuplicate(MPI_Comm comm, ab
 
 absl::StatusOr<std::unique_ptr<MpiRendezvous>> MpiRendezvous::Create(absl::Duration deadline) {
   SHARDSTEP_RETURN_IF_ERROR(CheckNotFinalized("MpiRendezvous"));
-  const bool initializes = !IsInitialized();
-  if (initializes) SHARDSTEP_RETURN_IF_ERROR(Initialize());
-  return MeetOnDuplicate(MPI_COMM_WORLD, "MpiRendezvous::Create", initializes, deadline);
+  if (!IsInitialized()) {
+    SHARDSTEP_RETURN_IF_ERROR(Initialize());
+    initialized_here = true;
+  }
+  return MeetOnDuplicate(MPI_COMM_WORLD, "MpiRendezvous::Create", initialized_here, deadline);
 }
 
 absl::StatusOr<std::unique_ptr<MpiRendezvous>> CreateMpiRendezvous(MPI_Comm comm, absl::Duration deadline) {

@@ -14,10 +14,10 @@ namespace shardstep {
 /// tells the others, so that they need not wait for their own deadlines.
 class MpiRendezvous : public Rendezvous {
  public:
-  /// Collective. Initializes MPI unless the caller has, with MPI_THREAD_MULTIPLE if there is such; then the destructor
-  /// finalizes it, and no other may be created afterwards. FailedPrecondition after MPI_Finalize or when MPI is not
-  /// thread safe enough; DeadlineExceeded names the ranks that did not arrive (those that never called MPI_Init at all
-  /// are mpirun's business).
+  /// Collective. Initializes MPI unless the caller has, with MPI_THREAD_MULTIPLE if there is such; then the last one
+  /// that is destroyed finalizes it, and no other can be created afterwards. FailedPrecondition after MPI_Finalize or
+  /// when MPI is not thread safe enough; DeadlineExceeded names the ranks that did not arrive (those that never called
+  /// MPI_Init at all are mpirun's business).
   static absl::StatusOr<std::unique_ptr<MpiRendezvous>> Create(absl::Duration deadline = absl::Minutes(1));
 
   /// Neither communicates nor waits after an error: MPI then is left without being finalized, and mpirun ends the

@@ -15,7 +15,7 @@ namespace shardstep {
 
 class MpiRendezvous::Impl {
  public:
-  /// Takes `comm`, a duplicate whose errors are returned. `finalize`: MPI, at the end.
+  /// Takes `comm`, a duplicate whose errors are returned. `finalize`: MPI, if it is the last one.
   Impl(MPI_Comm comm, bool finalize);
   ~Impl();
   Impl(const Impl&) = delete;
