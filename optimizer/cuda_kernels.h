@@ -6,6 +6,7 @@
 #include "shardstep/comm/bf16.h"
 #include "shardstep/comm/cuda/cuda_api.h"
 #include "shardstep/comm/small_reduction.h"
+#include "shardstep/optimizer/digest_formula.h"
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/optimizer/update_rule.h"
 
@@ -83,6 +84,16 @@ struct CudaUpdate {
   const RuleScalars* rules = nullptr;
 };
 
+struct CudaDigest {
+  DigestForm form = DigestForm::kFp32;
+  const void* values = nullptr;
+  const uint16_t* remainder = nullptr;
+  int64_t parameter = 0;
+  int64_t first_block = 0;
+  int64_t elements = 0;
+  DigestSum* sum = nullptr;
+};
+
 /// The launches of the CUDA backend; what is returned is a cudaError_t. The real ones are in its shared object; tests
 /// put in their place loops on the host over the same bodies (cuda_*-inl.h). `sum` is taken by value before they
 /// return.
@@ -96,6 +107,7 @@ class CudaKernels {
   virtual int Update(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) = 0;
   virtual int Contribute(const ContributeWords& words, CudaStreamHandle stream) = 0;
   virtual int Decide(const DecideWords& words, CudaStreamHandle stream) = 0;
+  virtual int Digest(const CudaDigest& args, CudaStreamHandle stream) = 0;
   /// Twins of Reduce (with a norm) and Update of AdamW with an fp32 master: they move the same bytes and compute next
   /// to nothing. What is written back are the bits that were there, and weights that are copies of upper halves.
   virtual int ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) = 0;

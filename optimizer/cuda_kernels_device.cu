@@ -11,8 +11,8 @@ namespace {
 class DeviceKernels : public CudaKernels {
  public:
   int Load() override {
-    int (*const loads[])() = {cuda::LoadAdamW,  cuda::LoadSgd,    cuda::LoadLion,
-                              cuda::LoadReduce, cuda::LoadDecide, cuda::LoadTwins};
+    int (*const loads[])() = {cuda::LoadAdamW,  cuda::LoadSgd,    cuda::LoadLion, cuda::LoadReduce,
+                              cuda::LoadDecide, cuda::LoadDigest, cuda::LoadTwins};
     for (int (*const load)() : loads) {
       if (const int error = load(); error != cudaSuccess) return error;
     }
@@ -36,6 +36,7 @@ class DeviceKernels : public CudaKernels {
     return cuda::LaunchContribute(words, stream);
   }
   int Decide(const DecideWords& words, CudaStreamHandle stream) override { return cuda::LaunchDecide(words, stream); }
+  int Digest(const CudaDigest& args, CudaStreamHandle stream) override { return cuda::LaunchDigest(args, stream); }
   int ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
     return cuda::LaunchReduceTwin(args, sum, stream);
   }

@@ -12,6 +12,7 @@ int LoadSgd();
 int LoadLion();
 int LoadReduce();
 int LoadDecide();
+int LoadDigest();
 int LoadTwins();
 int LaunchAdamW(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
 int LaunchSgd(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
@@ -19,6 +20,7 @@ int LaunchLion(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHan
 int LaunchReduce(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
 int LaunchContribute(const ContributeWords& words, CudaStreamHandle stream);
 int LaunchDecide(const DecideWords& words, CudaStreamHandle stream);
+int LaunchDigest(const CudaDigest& args, CudaStreamHandle stream);
 int LaunchReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
 int LaunchUpdateTwin(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream);
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
+#include "shardstep/optimizer/digest_formula.h"
 #include "shardstep/optimizer/shard_layout.h"
 
 #define XXH_INLINE_ALL
@@ -54,6 +55,27 @@ Digest& Digest::operator+=(const Digest& other) {
   low += other.low;
   high += other.high + (low < other.low ? 1 : 0);
   return *this;
+}
+
+Digest ToDigest(const DigestSum& sum) {
+  Digest total;
+  for (int i = 0; i < 4; ++i) {
+    // What limb i is worth: 2^(32 i), of which the upper half of a limb may belong to the next 64 bits.
+    const uint64_t limb = sum.limb[i];
+    const Digest worth = i == 0   ? Digest{.low = limb}
+                         : i == 1 ? Digest{.low = limb << 32, .high = limb >> 32}
+                         : i == 2 ? Digest{.high = limb}
+                                  : Digest{.high = limb << 32};
+    total += worth;
+  }
+  return total;
+}
+
+void Add(const Digest& digest, DigestSum* sum) {
+  sum->limb[0] += digest.low & 0xffffffffu;
+  sum->limb[1] += digest.low >> 32;
+  sum->limb[2] += digest.high & 0xffffffffu;
+  sum->limb[3] += digest.high >> 32;
 }
 
 std::string Digest::ToHex() const { return absl::StrFormat("%016x%016x", high, low); }

@@ -9,6 +9,8 @@
 
 namespace shardstep {
 
+struct DigestSum;  // digest_formula.h
+
 /// Sum mod 2^128 of the XXH3-128 of every block of 1024 logical elements (numeric contract 6). Can be summed from
 /// shards in any order.
 struct Digest {
@@ -20,6 +22,11 @@ struct Digest {
   /// 32 hexadecimal digits.
   std::string ToHex() const;
 };
+
+/// Carries propagated.
+Digest ToDigest(const DigestSum& sum);
+/// `*sum` and `digest`, together.
+void Add(const Digest& digest, DigestSum* sum);
 
 /// The digest of elements [begin, begin + values.size()) of parameter `parameter`. `begin` is a multiple of 1024 and
 /// the range ends at one or at the parameter's end. Hashed per block: (int64 parameter, int64 block, little-endian

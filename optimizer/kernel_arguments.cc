@@ -96,6 +96,19 @@ absl::Status CheckArguments(const CopyArgs& args) {
   return CheckPointer("Copy", "to", args.to, true);
 }
 
+absl::Status CheckArguments(const DigestArgs& args) {
+  if (args.elements < 0) return Refuse("Digest: elements = ", args.elements);
+  if (args.begin_element < 0 || args.begin_element % ShardLayout::kBlockElements != 0) {
+    return Refuse("Digest: begin_element = ", args.begin_element);
+  }
+  if (args.elements == 0) return absl::OkStatus();
+  SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Digest", "values", args.values, true));
+  if (args.form != DigestForm::kWidened) {
+    SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Digest", "remainder", args.remainder, false));
+  }
+  return CheckPointer("Digest", "sum", args.sum, true);
+}
+
 absl::Status CheckArguments(const ContributeWords& words) {
   SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "order", words.order, true));
   SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Contribute", "scan", words.scan, true));

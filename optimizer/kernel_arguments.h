@@ -12,6 +12,7 @@ absl::Status CheckArguments(const ReduceArgs& args);
 absl::Status CheckArguments(const UpdateArgs& args);
 absl::Status CheckArguments(const ZeroArgs& args);
 absl::Status CheckArguments(const CopyArgs& args);
+absl::Status CheckArguments(const DigestArgs& args);
 absl::Status CheckArguments(const ContributeWords& words);
 absl::Status CheckArguments(const DecideWords& words);
 

@@ -85,6 +85,14 @@ std::vector<MemoryAccess> Accesses(const CopyArgs& args) {
   return list.Take();
 }
 
+std::vector<MemoryAccess> Accesses(const DigestArgs& args) {
+  AccessList list;
+  list.Whole(args.values, args.elements * (args.form == DigestForm::kFp32 ? 4 : 2), /*write=*/false);
+  if (args.remainder != nullptr) list.Whole(args.remainder, args.elements * 2, /*write=*/false);
+  list.Whole(args.sum, sizeof(DigestSum), /*write=*/true);
+  return list.Take();
+}
+
 std::vector<MemoryAccess> Accesses(const ContributeWords& words) {
   AccessList list;
   list.Whole(words.order, sizeof(StepOrder), /*write=*/false);

@@ -13,6 +13,7 @@
 #include "shardstep/comm/slice.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/comm/stream.h"
+#include "shardstep/optimizer/digest_formula.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/optimizer/update_rule.h"
@@ -77,6 +78,18 @@ struct CopyArgs {
   int64_t size_bytes = 0;
 };
 
+/// Adds the digest (digest.h) of elements [begin_element, begin_element + elements) of a parameter to `*sum`, memory of
+/// the device: begin_element is a multiple of 1024, and the range ends at one or at the parameter's end.
+struct DigestArgs {
+  DigestForm form = DigestForm::kFp32;
+  const void* values = nullptr;         ///< bf16 or fp32, by form
+  const uint16_t* remainder = nullptr;  ///< kWidened: what the values lack of a split master; nullptr: nothing
+  int64_t parameter = 0;
+  int64_t begin_element = 0;
+  int64_t elements = 0;
+  DigestSum* sum = nullptr;
+};
+
 /// One range that a launch reads or writes.
 struct MemoryAccess {
   const void* begin = nullptr;
@@ -89,6 +102,7 @@ std::vector<MemoryAccess> Accesses(const ReduceArgs& args);
 std::vector<MemoryAccess> Accesses(const UpdateArgs& args);
 std::vector<MemoryAccess> Accesses(const ZeroArgs& args);
 std::vector<MemoryAccess> Accesses(const CopyArgs& args);
+std::vector<MemoryAccess> Accesses(const DigestArgs& args);
 std::vector<MemoryAccess> Accesses(const ContributeWords& words);
 std::vector<MemoryAccess> Accesses(const DecideWords& words);
 
@@ -103,6 +117,8 @@ class ShardKernels {
   virtual absl::Status Update(const UpdateArgs& args, Stream& stream) = 0;
   virtual absl::Status Zero(const ZeroArgs& args, Stream& stream) = 0;
   virtual absl::Status Copy(const CopyArgs& args, Stream& stream) = 0;
+  /// Between steps. One launch at a time adds to a sum.
+  virtual absl::Status Digest(const DigestArgs& args, Stream& stream) = 0;
   /// Step words (step_words.h).
   virtual absl::Status Contribute(const ContributeWords& words, Stream& stream) = 0;
   virtual absl::Status Decide(const DecideWords& words, Stream& stream) = 0;

@@ -6,8 +6,10 @@
 #include "shardstep/comm/mutex.h"
 #include "shardstep/optimizer/cpu_block_kernels.h"
 #include "shardstep/optimizer/decision_formula.h"
+#include "shardstep/optimizer/digest.h"
 #include "shardstep/optimizer/float_environment.h"
 #include "shardstep/optimizer/kernel_arguments.h"
+#include "shardstep/optimizer/master_weights.h"
 #include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/optimizer/sum_schedule.h"
 #include "shardstep/optimizer/worker_pool.h"
@@ -56,6 +58,31 @@ class BlockCursor {
   int64_t first_block_ = 0;  // of segments_[index_]
 };
 
+Digest DigestOfArray(const DigestArgs& args) {
+  const size_t elements = static_cast<size_t>(args.elements);
+  const auto* const bf16 = static_cast<const Bf16*>(args.values);
+  switch (args.form) {
+    case DigestForm::kBf16:
+      return DigestOf(args.parameter, args.begin_element, absl::MakeConstSpan(bf16, elements));
+    case DigestForm::kFp32:
+      return DigestOf(args.parameter, args.begin_element,
+                      absl::MakeConstSpan(static_cast<const float*>(args.values), elements));
+    case DigestForm::kWidened:
+      break;
+  }
+  Digest sum;
+  float block[kBlock];
+  for (int64_t begin = 0; begin < args.elements; begin += kBlock) {
+    const int64_t count = std::min(kBlock, args.elements - begin);
+    for (int64_t i = 0; i < count; ++i) {
+      block[i] = args.remainder == nullptr ? ToFloat(bf16[begin + i])
+                                           : Join({.weight = bf16[begin + i], .remainder = args.remainder[begin + i]});
+    }
+    sum += DigestOf(args.parameter, args.begin_element + begin, absl::MakeConstSpan(block, static_cast<size_t>(count)));
+  }
+  return sum;
+}
+
 class CpuShardKernels : public ShardKernels {
  public:
   CpuShardKernels(CpuBlockKernels block_kernels, std::unique_ptr<WorkerPool> pool)
@@ -82,6 +109,13 @@ class CpuShardKernels : public ShardKernels {
   absl::Status Copy(const CopyArgs& args, Stream& stream) override {
     return Enqueue("copy", args, stream, [args] {
       std::copy_n(static_cast<const std::byte*>(args.from), args.size_bytes, static_cast<std::byte*>(args.to));
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status Digest(const DigestArgs& args, Stream& stream) override {
+    return Enqueue("digest", args, stream, [args] {
+      Add(DigestOfArray(args), args.sum);
       return absl::OkStatus();
     });
   }

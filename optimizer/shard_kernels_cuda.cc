@@ -80,6 +80,19 @@ class CudaShardKernels : public ShardKernels {
     });
   }
 
+  absl::Status Digest(const DigestArgs& args, Stream& stream) override {
+    SHARDSTEP_RETURN_IF_ERROR(CheckArguments(args));
+    SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const cuda_stream, AsCudaStream(stream, "Digest"));
+    const CudaDigest digest = {.form = args.form,
+                               .values = args.values,
+                               .remainder = args.remainder,
+                               .parameter = args.parameter,
+                               .first_block = args.begin_element / kBlock,
+                               .elements = args.elements,
+                               .sum = args.sum};
+    return cuda_stream->Enqueue("Digest", [&](CudaStreamHandle handle) { return kernels_.Digest(digest, handle); });
+  }
+
   absl::Status Contribute(const ContributeWords& words, Stream& stream) override {
     SHARDSTEP_RETURN_IF_ERROR(CheckArguments(words));
     SHARDSTEP_ASSIGN_OR_RETURN(CudaStream* const cuda_stream, AsCudaStream(stream, "Contribute"));

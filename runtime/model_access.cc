@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/optimizer/shard_kernels.h"
 
 namespace shardstep {
 namespace {
@@ -21,8 +22,6 @@ absl::StatusOr<Digest> ToDigest(absl::string_view bytes, int rank) {
   std::memcpy(&digest, bytes.data(), sizeof(digest));
   return digest;
 }
-
-Bf16 UpperHalf(float value) { return {static_cast<uint16_t>(FloatBits(value) >> 16)}; }
 
 // What is converted at a time.
 constexpr int64_t kPieceElements = 256 * ShardLayout::kBlockElements;
@@ -115,52 +114,54 @@ absl::StatusOr<std::vector<float>> ModelAccess::ReadState(int p, StateKind kind)
   return values;
 }
 
-Digest ModelAccess::DigestOfWeights(int p) const {
-  const DType dtype = layout_->parameter(p).weight_dtype;
-  const std::byte* const data = host_->weights().data + layout_->weight_begin_byte(p);
-  Digest digest;
-  std::vector<float> values;
-  std::vector<Bf16> rounded;
-  for (int64_t begin = 0; begin < layout_->elements(p); begin += kPieceElements) {
-    values.resize(std::min(kPieceElements, layout_->elements(p) - begin));
-    state_->ReadWeights(data + begin * SizeBytes(dtype), dtype, absl::MakeSpan(values));
-    if (dtype == DType::kFp32) {
-      digest += DigestOf(p, begin, absl::MakeConstSpan(values));
-      continue;
-    }
-    // Every bf16 is an fp32 value, and comes back as it was.
-    rounded.resize(values.size());
-    std::transform(values.begin(), values.end(), rounded.begin(), UpperHalf);
-    digest += DigestOf(p, begin, absl::MakeConstSpan(rounded));
-  }
-  return digest;
-}
-
-Digest ModelAccess::DigestOfShard(StateKind kind) const {
-  Digest digest;
-  std::vector<float> values;
-  VisitOwned([&](int b, const Segment& piece) {
-    if (!state_->Has(kind, b)) return;
-    // A frozen parameter has no moments, also where its bucket has.
-    if (kind != StateKind::kMaster && groups_->frozen(piece.parameter)) return;
-    values.resize(piece.elements);
-    state_->Read(kind, b, piece.shard_begin_element, absl::MakeSpan(values));
-    digest += DigestOf(piece.parameter, piece.begin_element, absl::MakeConstSpan(values));
-  });
-  return digest;
-}
-
-absl::StatusOr<OptimizerDigests> ModelAccess::Digests() const {
-  Digest weights;
+absl::Status ModelAccess::LaunchDigests(ShardKernels& kernels, Stream& stream, DigestSum* weights,
+                                        DigestSum* shards) const {
   for (int p = 0; p < layout_->parameter_count(); ++p) {
-    if (layout_->owner(p) == p) weights += DigestOfWeights(p);
+    if (layout_->owner(p) != p) continue;
+    const bool fp32 = layout_->parameter(p).weight_dtype == DType::kFp32;
+    SHARDSTEP_RETURN_IF_ERROR(kernels.Digest({.form = fp32 ? DigestForm::kFp32 : DigestForm::kBf16,
+                                              .values = host_->weights().data + layout_->weight_begin_byte(p),
+                                              .parameter = p,
+                                              .elements = layout_->elements(p),
+                                              .sum = weights},
+                                             stream));
   }
-  std::string mine = ToBytes(weights) + ToBytes(DigestOfShard(StateKind::kMaster)) +
-                     ToBytes(DigestOfShard(StateKind::kFirstMoment)) + ToBytes(DigestOfShard(StateKind::kSecondMoment));
-  if (!state_->status().ok()) mine.clear();
+  for (int b = 0; b < layout_->bucket_count(); ++b) {
+    for (const Segment& segment : layout_->Segments(b, rendezvous_->rank())) {
+      for (const StateKind kind : kStateKinds) {
+        if (!state_->Has(kind, b)) continue;
+        // A frozen parameter has no moments, also where its bucket has.
+        if (kind != StateKind::kMaster && groups_->frozen(segment.parameter)) continue;
+        const StatePlace place = state_->Place(kind, b, segment.shard_begin_element);
+        SHARDSTEP_RETURN_IF_ERROR(kernels.Digest({.form = place.form,
+                                                  .values = place.values,
+                                                  .remainder = place.remainder,
+                                                  .parameter = segment.parameter,
+                                                  .begin_element = segment.begin_element,
+                                                  .elements = segment.elements,
+                                                  .sum = &shards[static_cast<int>(kind)]},
+                                                 stream));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<OptimizerDigests> ModelAccess::Digests(ShardKernels& kernels, Stream& stream, Memory& memory,
+                                                      std::array<DigestSum, 4>& sums) const {
+  std::array<DigestSum, 4> found;
+  absl::Status hashed = memory.Write(&found, &sums, sizeof(sums));
+  if (hashed.ok()) hashed = LaunchDigests(kernels, stream, &sums[0], &sums[1]);
+  hashed.Update(stream.Synchronize(stream.Record()));
+  if (hashed.ok()) hashed = memory.Read(&sums, &found, sizeof(sums));
+  const Digest weights = ToDigest(found[0]);
+  std::string mine;
+  for (const DigestSum& sum : found) mine += ToBytes(ToDigest(sum));
+  // Whoever cannot hash gives nothing, so that nobody waits for it.
+  if (!hashed.ok()) mine.clear();
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<std::string> parts,
                              rendezvous_->AllGatherBytes("digests", mine, deadline_));
-  SHARDSTEP_RETURN_IF_ERROR(state_->status());
+  SHARDSTEP_RETURN_IF_ERROR(hashed);
   OptimizerDigests digests{.weights = weights, .master = {}, .first_moment = {}, .second_moment = {}};
   Digest* const summed[] = {&digests.master, &digests.first_moment, &digests.second_moment};
   for (size_t r = 0; r < parts.size(); ++r) {

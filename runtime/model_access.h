@@ -1,6 +1,7 @@
 #ifndef SHARDSTEP_RUNTIME_MODEL_ACCESS_H_
 #define SHARDSTEP_RUNTIME_MODEL_ACCESS_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -18,6 +19,9 @@
 #include "shardstep/runtime/state_access.h"
 
 namespace shardstep {
+
+class ShardKernels;
+struct DigestSum;
 
 /// The model seen as a whole, between steps: what a rank owns is filled, set, read and hashed by logical ranges.
 /// Collective where said; no step may be in flight. A view: everything it works on lives elsewhere.
@@ -38,14 +42,16 @@ class ModelAccess {
   void SetState(int p, StateKind kind, absl::Span<const float> values) const;
   /// Collective. One array of a whole parameter, which there must be.
   absl::StatusOr<std::vector<float>> ReadState(int p, StateKind kind) const;
-  /// Collective. FailedPrecondition, naming two ranks, when their weights differ.
-  absl::StatusOr<OptimizerDigests> Digests() const;
+  /// Collective. FailedPrecondition, naming two ranks, when their weights differ. The arrays are hashed where they
+  /// are, by `kernels` on `stream`, and only the sums come to the host: of weights and by StateKind, in `memory`.
+  absl::StatusOr<OptimizerDigests> Digests(ShardKernels& kernels, Stream& stream, Memory& memory,
+                                           std::array<DigestSum, 4>& sums) const;
 
  private:
   /// Calls `visit` for everything this rank owns, in pieces of at most kPieceElements that begin at multiples of 1024.
   void VisitOwned(absl::FunctionRef<void(int b, const Segment& piece)> visit) const;
-  Digest DigestOfWeights(int p) const;
-  Digest DigestOfShard(StateKind kind) const;
+  /// Adds to *weights what all ranks have, and to shards[kind] what this one owns.
+  absl::Status LaunchDigests(ShardKernels& kernels, Stream& stream, DigestSum* weights, DigestSum* shards) const;
 
   const ShardLayout* layout_;
   const ParameterGroups* groups_;

@@ -202,7 +202,7 @@ absl::Status ShardedOptimizer::SetCounters(const StepCounters& counters,
 
 absl::StatusOr<OptimizerDigests> ShardedOptimizer::Digests() {
   SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->Settle("Digests"));
-  return impl_->model_.Digests();
+  return impl_->Digests();
 }
 
 absl::Status ShardedOptimizer::Save(const std::string& directory, absl::string_view caller_state) {

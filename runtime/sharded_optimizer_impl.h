@@ -88,6 +88,7 @@ class ShardedOptimizer::Impl {
   template <typename T>
   absl::Status SetTypedWeights(absl::string_view parameter, absl::Span<const T> values, DType dtype);
   absl::Status WriteMaster(absl::string_view call, int p, absl::Span<const float> values);
+  absl::StatusOr<OptimizerDigests> Digests();
   // Whether there is such an array of parameter p.
   bool Keeps(int p, StateKind kind) const;
   absl::StatusOr<std::vector<float>> ReadState(absl::string_view parameter, StateKind kind);

@@ -114,6 +114,10 @@ absl::Status ShardedOptimizer::Impl::SetWeights(absl::string_view parameter, abs
   return SetTypedWeights(parameter, values, DType::kFp32);
 }
 
+absl::StatusOr<OptimizerDigests> ShardedOptimizer::Impl::Digests() {
+  return model_.Digests(*kernels_, *caller_, device_.memory(), words_.on_device().digests);
+}
+
 bool ShardedOptimizer::Impl::Keeps(int p, StateKind kind) const {
   if (kind == StateKind::kMaster) return true;
   if (groups_.frozen(p)) return false;
@@ -195,7 +199,7 @@ absl::Status ShardedOptimizer::Impl::Save(const std::string& directory, absl::st
 
 absl::Status ShardedOptimizer::Impl::WriteCheckpoint(const std::string& directory, absl::string_view caller_state,
                                                      const CheckpointPolicy& policy) {
-  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, model_.Digests());
+  SHARDSTEP_ASSIGN_OR_RETURN(const OptimizerDigests digests, Digests());
   const StepCounters& counters = scheduler_->counters();
   OptimizerOptions options = options_;
   options.groups.assign(groups_.groups().begin(), groups_.groups().end());

@@ -52,17 +52,22 @@ bool StateAccess::RoundsMaster(int b) const {
   return layout_->kind(b).weight_dtype != DType::kFp32 && bucket.master == nullptr && bucket.remainder == nullptr;
 }
 
-void StateAccess::Read(StateKind kind, int b, int64_t shard_begin, absl::Span<float> values) const {
+StatePlace StateAccess::Place(StateKind kind, int b, int64_t shard_begin) const {
   const BucketState& bucket = state_->bucket(b);
   const float* array = kind == StateKind::kMaster ? bucket.master : Moment(bucket, kind);
-  if (array != nullptr) return ReadWeights(array + shard_begin, DType::kFp32, values);
-  const void* shard = communicator_->Destinations(b)[0];
+  if (array != nullptr) return {.form = DigestForm::kFp32, .values = array + shard_begin};
   const DType dtype = layout_->kind(b).weight_dtype;
-  if (bucket.remainder == nullptr) {
-    return ReadWeights(static_cast<const std::byte*>(shard) + shard_begin * SizeBytes(dtype), dtype, values);
-  }
-  const std::vector<Bf16> weights = Load<Bf16>(At<Bf16>(shard, shard_begin), values.size());
-  const std::vector<uint16_t> remainders = Load<uint16_t>(bucket.remainder + shard_begin, values.size());
+  return {.form = dtype == DType::kFp32 ? DigestForm::kFp32 : DigestForm::kWidened,
+          .values = static_cast<const std::byte*>(communicator_->Destinations(b)[0]) + shard_begin * SizeBytes(dtype),
+          .remainder = bucket.remainder == nullptr ? nullptr : bucket.remainder + shard_begin};
+}
+
+void StateAccess::Read(StateKind kind, int b, int64_t shard_begin, absl::Span<float> values) const {
+  const StatePlace place = Place(kind, b, shard_begin);
+  if (place.form == DigestForm::kFp32) return ReadWeights(place.values, DType::kFp32, values);
+  if (place.remainder == nullptr) return ReadWeights(place.values, DType::kBf16, values);
+  const std::vector<Bf16> weights = Load<Bf16>(place.values, values.size());
+  const std::vector<uint16_t> remainders = Load<uint16_t>(place.remainder, values.size());
   for (size_t i = 0; i < values.size(); ++i) values[i] = Join({.weight = weights[i], .remainder = remainders[i]});
 }
 

@@ -7,11 +7,19 @@
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/memory.h"
+#include "shardstep/optimizer/digest_formula.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/shard_state.h"
 #include "shardstep/runtime/state_kind.h"
 
 namespace shardstep {
+
+/// Where an array lies and how it is hashed (DigestArgs of shard_kernels.h).
+struct StatePlace {
+  DigestForm form = DigestForm::kFp32;
+  const void* values = nullptr;
+  const uint16_t* remainder = nullptr;
+};
 
 /// This rank's shards as fp32 values, between steps. Master weights are what the weights are rounded from: the fp32
 /// array, the halves of a split one joined, or the weights themselves where nothing else is kept (fp32 weights, no
@@ -27,6 +35,8 @@ class StateAccess {
   bool RoundsMaster(int b) const;
   /// Elements [shard_begin, shard_begin + values.size()) of this rank's shard of bucket b.
   void Read(StateKind kind, int b, int64_t shard_begin, absl::Span<float> values) const;
+  /// The same elements where they are.
+  StatePlace Place(StateKind kind, int b, int64_t shard_begin) const;
   /// A master also writes what is rounded from it to all copies of the weights: bf16 to nearest even, or half of a
   /// split master. Nobody may be reading them. Without a master a value that is no bf16 is rounded to nearest even.
   void Write(StateKind kind, int b, int64_t shard_begin, absl::Span<const float> values) const;

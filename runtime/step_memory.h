@@ -7,6 +7,7 @@
 #include "shardstep/comm/buffer.h"
 #include "shardstep/comm/memory.h"
 #include "shardstep/comm/status.h"
+#include "shardstep/optimizer/digest_formula.h"
 #include "shardstep/optimizer/step_words.h"
 
 namespace shardstep {
@@ -22,6 +23,7 @@ class StepMemory {
     std::array<ScanResult, 2> exchange_scans;
     SmallReduction reduction;
     UpdateScalars scalars;
+    std::array<DigestSum, 4> digests;  ///< between steps: see ModelAccess::Digests
   };
   struct ForBoth {
     StepOrder order;

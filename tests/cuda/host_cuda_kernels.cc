@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "shardstep/optimizer/cuda_decide-inl.h"
+#include "shardstep/optimizer/cuda_digest-inl.h"
 #include "shardstep/optimizer/cuda_reduce-inl.h"
 #include "shardstep/optimizer/cuda_twins-inl.h"
 #include "shardstep/optimizer/cuda_update-inl.h"
@@ -191,6 +192,23 @@ int HostCudaKernels::Decide(const DecideWords& words, CudaStreamHandle stream) {
     const HostMachine machine(options.order_seed);
     cuda::DecideShared shared;
     cuda::Decide(machine, words, &shared);
+  });
+}
+
+int HostCudaKernels::Digest(const CudaDigest& args, CudaStreamHandle stream) {
+  const std::vector<MemoryAccess> accesses = Accesses(DigestArgs{.form = args.form,
+                                                                 .values = args.values,
+                                                                 .remainder = args.remainder,
+                                                                 .elements = args.elements,
+                                                                 .sum = args.sum});
+  return cuda_.Enqueue(stream, "Digest", accesses, [options = options_, args] {
+    HostMachine machine(options.order_seed);
+    const int threads = options.filling_blocks * cuda::kDigestThreads;
+    cuda::VisitForm(args.form, [&](auto form) {
+      for (const int thread : machine.Order(threads)) {
+        cuda::DigestBlocks<decltype(form)::value>(machine, args, thread, threads);
+      }
+    });
   });
 }
 

@@ -27,6 +27,7 @@ class HostCudaKernels : public CudaKernels {
   int Update(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override;
   int Contribute(const ContributeWords& words, CudaStreamHandle stream) override;
   int Decide(const DecideWords& words, CudaStreamHandle stream) override;
+  int Digest(const CudaDigest& args, CudaStreamHandle stream) override;
   int ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override;
   int UpdateTwin(const CudaUpdate& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override;
   const char* Target() override { return "host"; }

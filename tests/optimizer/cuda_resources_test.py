@@ -23,17 +23,19 @@ EXPECTED = {
     "cuda_update_sgd": VECTORS + ["mul.rn.f32", "add.rn.f32"],
     "cuda_update_lion": VECTORS + ["mul.rn.f32", "add.rn.f32"],
     "cuda_reduce": VECTORS + ["mul.rn.f64", "add.rn.f64", "add.rn.f32", "shfl.sync.down"],
+    "cuda_digest": ["mul.hi.u64", "atom.global.add.u64"],
     "cuda_decide": ["sqrt.rn.f64", "div.rn.f64", "mul.rn.f64"],
     "cuda_twins": VECTORS,
 }
 # Kernels of each kind on an architecture: 4 rules with and without momentum, 5 kinds of weights, 2 kinds of sums.
-COUNTS = {"UpdateKernel": 40, "ReduceKernel": 2, "UpdateTwinKernel": 2, "ReduceTwinKernel": 2, "DecideKernel": 1}
+COUNTS = {"UpdateKernel": 40, "ReduceKernel": 2, "UpdateTwinKernel": 2, "ReduceTwinKernel": 2, "DecideKernel": 1,
+          "DigestKernel": 3}
 MAY_HAVE_STACK = ("DecideKernel", "ContributeKernel")
 
 
 def kind_of(name):
     """The kernel's name without what was mangled to it."""
-    return re.search(r"\d((?:Update|Reduce|Decide|Contribute)(?:Twin)?Kernel)", name)[1]
+    return re.search(r"\d((?:Update|Reduce|Decide|Contribute|Digest)(?:Twin)?Kernel)", name)[1]
 
 
 def kernels_of(log):

@@ -62,6 +62,11 @@ absl::Status RecorderKernels::Copy(const CopyArgs& args, Stream& stream) {
   return absl::OkStatus();
 }
 
+absl::Status RecorderKernels::Digest(const DigestArgs& args, Stream& stream) {
+  AsRecorder(stream).Append("Digest", Accesses(args));
+  return absl::OkStatus();
+}
+
 // The verdict must be the real one.
 absl::Status RecorderKernels::Contribute(const ContributeWords& words, Stream& stream) {
   AsRecorder(stream).Append("Contribute", Accesses(words));

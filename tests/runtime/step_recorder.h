@@ -44,6 +44,7 @@ class RecorderKernels : public ShardKernels {
   absl::Status Update(const UpdateArgs& args, Stream& stream) override;
   absl::Status Zero(const ZeroArgs& args, Stream& stream) override;
   absl::Status Copy(const CopyArgs& args, Stream& stream) override;
+  absl::Status Digest(const DigestArgs& args, Stream& stream) override;
   absl::Status Contribute(const ContributeWords& words, Stream& stream) override;
   absl::Status Decide(const DecideWords& words, Stream& stream) override;
   absl::Status SetSegments(absl::Span<const absl::Span<const Segment>>) override { return absl::OkStatus(); }

@@ -22,6 +22,7 @@ enum class Wrong {
   kPlace,         // one element further
   kBeyondTheEnd,  // a write behind an array
   kDecision,      // the last bit of the scale
+  kDigest,        // the highest limb
   kScanNotReset,  // after a contribution
 };
 
@@ -59,6 +60,12 @@ class WrongKernels : public CudaKernels {
       if (wrong_ == Wrong::kDecision) words.scalars->scale = FloatFromBits(FloatBits(words.scalars->scale) ^ 1);
     });
   }
+  int Digest(const CudaDigest& args, CudaStreamHandle stream) override {
+    const int error = right_.Digest(args, stream);
+    return error != 0 ? error : Then(stream, [this, args] {
+      if (wrong_ == Wrong::kDigest) ++args.sum->limb[3];
+    });
+  }
   int ReduceTwin(const CudaReduce& args, const CudaSumSchedule& sum, CudaStreamHandle stream) override {
     return right_.ReduceTwin(args, sum, stream);
   }
@@ -90,7 +97,8 @@ absl::StatusOr<std::string> CheckOf(Wrong wrong) {
 TEST(GpuCheckKernelsTest, RightKernelsPass) {
   const absl::StatusOr<std::string> passed = CheckOf(Wrong::kNothing);
   ASSERT_TRUE(passed.ok()) << passed.status();
-  EXPECT_THAT(*passed, MatchesRegex("tested has the bits of reference in 900000 elements and 300 decisions"));
+  EXPECT_THAT(*passed,
+              MatchesRegex("tested has the bits of reference in 900000 elements, 300 decisions and 60 digests"));
 }
 
 TEST(GpuCheckKernelsTest, OneWrongBitIsNamed) {
@@ -103,6 +111,7 @@ TEST(GpuCheckKernelsTest, OneWrongBitIsNamed) {
                {Wrong::kPlace, "scan\\[0\\]: squared norm .*first not finite "},
                {Wrong::kBeyondTheEnd, "byte [0-9]*, which belongs to no array, was written"},
                {Wrong::kDecision, "scale of decision 0, seed 1"},
+               {Wrong::kDigest, "digest 0, seed 1: [0-9a-f]* is not "},
                {Wrong::kScanNotReset, "the scan that was reset of decision 0"}};
   for (const auto& [wrong, name] : cases) {
     EXPECT_THAT(std::string(CheckOf(wrong).status().message()),

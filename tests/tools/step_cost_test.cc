@@ -139,6 +139,7 @@ class CountingKernels : public ShardKernels {
     moved.update_bytes += Bytes(Accesses(args));
     return absl::OkStatus();
   }
+  absl::Status Digest(const DigestArgs&, Stream&) override { return absl::UnimplementedError("no part of a step"); }
   // A few words, which count for nothing.
   absl::Status Contribute(const ContributeWords& words, Stream&) override {
     ContributeScans(words);

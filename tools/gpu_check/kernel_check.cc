@@ -1,6 +1,7 @@
 #include "shardstep/tools/gpu_check/kernel_check.h"
 
 #include <algorithm>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,6 +14,7 @@ namespace {
 // Of one launch: so many elements that a device is busy, and so few that a copy of every array is small.
 constexpr int64_t kMostElements = int64_t{1} << 18;
 constexpr int64_t kFewestElements = 5000;
+constexpr int64_t kDigests = 60;
 
 absl::StatusOr<int64_t> CompareShards(KernelTarget& judge, KernelTarget& tested, const KernelCheckOptions& options) {
   const int64_t of_each = std::clamp(options.elements / kSpecs, kFewestElements, kMostElements);
@@ -47,6 +49,35 @@ absl::Status CompareDecisions(KernelTarget& judge, KernelTarget& tested, const K
   return absl::OkStatus();
 }
 
+DigestCase DigestCaseOf(int64_t index, uint64_t seed) {
+  constexpr int64_t kMost = 300'000;
+  std::mt19937_64 random(seed * 1000 + static_cast<uint64_t>(index));
+  DigestCase digest{.form = static_cast<DigestForm>(index % 3), .begin_element = index * 1024};
+  // Around the ends of blocks and of the hash's own cases, and large.
+  constexpr int64_t kSizes[] = {1, 7, 56, 57, 112, 113, 1023, 1024, 1025, kMost};
+  digest.elements = kSizes[index / 6 % std::size(kSizes)];
+  digest.values.resize(static_cast<size_t>(digest.elements * (digest.form == DigestForm::kFp32 ? 2 : 1)));
+  for (uint16_t& half : digest.values) half = static_cast<uint16_t>(random());
+  if (digest.form != DigestForm::kWidened || index % 2 == 0) return digest;
+  digest.remainders.resize(static_cast<size_t>(digest.elements));
+  for (uint16_t& half : digest.remainders) half = static_cast<uint16_t>(random());
+  return digest;
+}
+
+absl::Status CompareDigests(KernelTarget& judge, KernelTarget& tested, const KernelCheckOptions& options) {
+  for (int64_t index = 0; index < kDigests; ++index) {
+    const DigestCase digest = DigestCaseOf(index, options.seed);
+    SHARDSTEP_ASSIGN_OR_RETURN(const Digest expected, judge.Run(digest));
+    SHARDSTEP_ASSIGN_OR_RETURN(const Digest actual, tested.Run(digest));
+    if (!(actual == expected)) {
+      return absl::InternalError(absl::StrCat(tested.name(), " differs from ", judge.name(), " in digest ", index,
+                                              ", seed ", options.seed, ": ", actual.ToHex(), " is not ",
+                                              expected.ToHex()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Digest> HashOf(KernelTarget& target) {
   constexpr int64_t kElements = 20'000;
   Digest hash;
@@ -65,8 +96,9 @@ absl::StatusOr<Digest> HashOf(KernelTarget& target) {
 absl::StatusOr<std::string> CheckKernels(KernelTarget& judge, KernelTarget& tested, const KernelCheckOptions& options) {
   SHARDSTEP_ASSIGN_OR_RETURN(const int64_t compared, CompareShards(judge, tested, options));
   SHARDSTEP_RETURN_IF_ERROR(CompareDecisions(judge, tested, options));
-  return absl::StrCat(tested.name(), " has the bits of ", judge.name(), " in ", compared, " elements and ",
-                      options.decisions, " decisions");
+  SHARDSTEP_RETURN_IF_ERROR(CompareDigests(judge, tested, options));
+  return absl::StrCat(tested.name(), " has the bits of ", judge.name(), " in ", compared, " elements, ",
+                      options.decisions, " decisions and ", kDigests, " digests");
 }
 
 absl::StatusOr<std::string> CheckOneHash(absl::Span<const std::unique_ptr<KernelTarget>> targets) {

@@ -6,6 +6,7 @@
 #include "shardstep/comm/cuda/cuda_memory.h"
 #include "shardstep/comm/host_stream.h"
 #include "shardstep/optimizer/decision_formula.h"
+#include "shardstep/optimizer/master_weights.h"
 #include "shardstep/optimizer/shard_kernels_cuda.h"
 
 namespace shardstep::gpu_check {
@@ -38,7 +39,22 @@ class ReferenceTarget : public KernelTarget {
     if (decision->scalars.apply) decision->report.applied_in_step = decision->order.step;
     return absl::OkStatus();
   }
+
+  absl::StatusOr<Digest> Run(const DigestCase& digest) override;
 };
+
+constexpr int64_t kDigestParameter = 7;
+
+std::vector<float> AsFp32(const DigestCase& digest) {
+  std::vector<float> values(static_cast<size_t>(digest.elements));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Bf16 weight{digest.values[i]};
+    values[i] =
+        digest.remainders.empty() ? ToFloat(weight) : Join({.weight = weight, .remainder = digest.remainders[i]});
+  }
+  if (digest.form == DigestForm::kFp32) std::memcpy(values.data(), digest.values.data(), 4 * values.size());
+  return values;
+}
 
 // Memory for one case, kept for the next.
 class Scratch {
@@ -60,6 +76,15 @@ class Scratch {
   const bool for_both_;
   Buffer buffer_;
 };
+
+absl::StatusOr<Digest> ReferenceTarget::Run(const DigestCase& digest) {
+  if (digest.form != DigestForm::kBf16) {
+    return DigestOf(kDigestParameter, digest.begin_element, absl::MakeConstSpan(AsFp32(digest)));
+  }
+  std::vector<Bf16> values;
+  for (const uint16_t bits : digest.values) values.push_back({bits});
+  return DigestOf(kDigestParameter, digest.begin_element, absl::MakeConstSpan(values));
+}
 
 // Where the words of a decision lie on a device.
 struct DeviceWords {
@@ -146,6 +171,31 @@ class LaunchingTarget : public KernelTarget {
     decision->scalars = host.scalars;
     decision->report = shared->report;
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<Digest> Run(const DigestCase& digest) override {
+    const size_t value_bytes = 2 * digest.values.size();
+    const size_t remainder_bytes = 2 * digest.remainders.size();
+    SHARDSTEP_ASSIGN_OR_RETURN(std::byte* const words, device_words_.OfSize(sizeof(DigestSum)));
+    SHARDSTEP_ASSIGN_OR_RETURN(std::byte* const values, arrays_.OfSize(value_bytes + remainder_bytes));
+    std::byte* const remainders = values + value_bytes;
+    DigestSum sum;
+    SHARDSTEP_RETURN_IF_ERROR(memory_.Write(&sum, words, sizeof(sum)));
+    SHARDSTEP_RETURN_IF_ERROR(memory_.Write(digest.values.data(), values, static_cast<int64_t>(value_bytes)));
+    SHARDSTEP_RETURN_IF_ERROR(
+        memory_.Write(digest.remainders.data(), remainders, static_cast<int64_t>(remainder_bytes)));
+    SHARDSTEP_RETURN_IF_ERROR(
+        kernels_->Digest({.form = digest.form,
+                          .values = values,
+                          .remainder = remainder_bytes == 0 ? nullptr : reinterpret_cast<uint16_t*>(remainders),
+                          .parameter = kDigestParameter,
+                          .begin_element = digest.begin_element,
+                          .elements = digest.elements,
+                          .sum = reinterpret_cast<DigestSum*>(words)},
+                         *stream_));
+    SHARDSTEP_RETURN_IF_ERROR(stream_->Synchronize(stream_->Record()));
+    SHARDSTEP_RETURN_IF_ERROR(memory_.Read(words, &sum, sizeof(sum)));
+    return ToDigest(sum);
   }
 
  private:

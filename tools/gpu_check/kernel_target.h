@@ -7,6 +7,8 @@
 
 #include "shardstep/comm/cuda/cuda_stream.h"
 #include "shardstep/comm/memory.h"
+#include "shardstep/optimizer/digest.h"
+#include "shardstep/optimizer/digest_formula.h"
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/runtime/cuda_backend.h"
 #include "shardstep/tools/gpu_check/kernel_case.h"
@@ -28,6 +30,15 @@ struct DecisionCase {
   StepReport report;
 };
 
+/// Elements of a parameter to hash, of any form.
+struct DigestCase {
+  DigestForm form = DigestForm::kFp32;
+  int64_t begin_element = 0;
+  std::vector<uint16_t> values;      ///< bf16; kFp32: two for each
+  std::vector<uint16_t> remainders;  ///< kWidened: as many as elements, or none
+  int64_t elements = 0;
+};
+
 /// Something that has the step's arithmetic.
 class KernelTarget {
  public:
@@ -38,6 +49,8 @@ class KernelTarget {
   virtual absl::StatusOr<std::vector<std::byte>> Run(KernelCase& kernel_case) = 0;
   /// Contributes, then decides.
   virtual absl::Status Run(DecisionCase* decision) = 0;
+  /// The digest, of parameter 7.
+  virtual absl::StatusOr<Digest> Run(const DigestCase& digest) = 0;
 };
 
 /// ReduceReference and UpdateReference, and the decision's formula.
