@@ -7,7 +7,7 @@ from gpt2 import Model, run_backward
 
 
 class _Flat:
-    """Weights and gradients in one bf16 buffer each, of `ranks` equal shards; gradients are copied there as they come."""
+    """Weights and gradients in one bf16 buffer each, of equal shards; gradients are copied there as they come."""
 
     def __init__(self, settings):
         self._settings = settings
@@ -23,7 +23,6 @@ class _Flat:
             self._take_over(parameter, slice(begin, end))
             begin = end
         self._own = self._weights[settings.rank * self._shard_elements :][: self._shard_elements]
-        self._own_copy = self._own.clone()
         self._master = self._own.float()
         self._master.grad = torch.zeros_like(self._master)
         self._optimizer = torch.optim.AdamW([self._master], **settings.adamw())
@@ -48,8 +47,8 @@ class _Flat:
         if self._settings.max_norm is not None:
             self._clip()
         self._optimizer.step()
-        self._own_copy.copy_(self._master)
-        dist.all_gather_into_tensor(self._weights, self._own_copy)
+        self._own.copy_(self._master)
+        self._gather_weights()
 
     def _clip(self):
         square = torch.linalg.vector_norm(self._master.grad).square()
@@ -61,7 +60,7 @@ class _Flat:
 
 
 class FlatReduceScatter(_Flat):
-    """Gradients become fp32 and reduce_scatter_tensor adds them: gloo would add bf16 ones in bf16."""
+    """By collectives: gradients become fp32 and reduce_scatter_tensor adds them; gloo would add bf16 ones in bf16."""
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -71,17 +70,34 @@ class FlatReduceScatter(_Flat):
         self._wide_gradients.copy_(self._gradients)
         dist.reduce_scatter_tensor(out, self._wide_gradients)
 
+    def _gather_weights(self):
+        dist.all_gather_into_tensor(self._weights, self._own)
 
-class FlatAllToAll(_Flat):
-    """Each rank gets everybody's bf16 gradients of its shard, and adds them in fp32."""
+
+class FlatPointToPoint(_Flat):
+    """By messages: each rank gets the others' bf16 gradients of its shard and adds them in fp32; weights come as
+    messages too. gloo's all_to_all_single and all_gather_into_tensor take twice as long."""
 
     def __init__(self, settings):
         super().__init__(settings)
-        self._slices = torch.zeros_like(self._gradients)
+        rank, shards = settings.rank, settings.ranks
+        self._peers = [peer for peer in range(shards) if peer != rank]
+        self._weight_shards = self._weights.view(shards, -1)
+        self._gradient_shards = self._gradients.view(shards, -1)
+        self._slices = [torch.zeros_like(self._own) for _ in range(shards)]
+        self._slices[rank] = self._gradient_shards[rank]
 
     def _sum_gradients(self, out):
-        dist.all_to_all_single(self._slices, self._gradients)
-        slices = self._slices.view(self._settings.ranks, -1)
-        out.copy_(slices[0])
-        for other in slices[1:]:
+        self._exchange(self._gradient_shards, self._slices)
+        out.copy_(self._slices[0])
+        for other in self._slices[1:]:
             out.add_(other)
+
+    def _gather_weights(self):
+        self._exchange([self._own] * self._settings.ranks, self._weight_shards)
+
+    def _exchange(self, sent, received):
+        operations = [dist.P2POp(dist.isend, sent[peer], peer) for peer in self._peers]
+        operations += [dist.P2POp(dist.irecv, received[peer], peer) for peer in self._peers]
+        for work in dist.batch_isend_irecv(operations):
+            work.wait()

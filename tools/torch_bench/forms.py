@@ -16,7 +16,7 @@ FORMS = {
     "fsdp2": ("form_fsdp2", "Fsdp2", {"reshard_after_forward": False}),
     "fsdp2_reshard": ("form_fsdp2", "Fsdp2", {"reshard_after_forward": True}),
     "flat_reduce_scatter": ("form_flat", "FlatReduceScatter", {}),
-    "flat_all_to_all": ("form_flat", "FlatAllToAll", {}),
+    "flat_point_to_point": ("form_flat", "FlatPointToPoint", {}),
 }
 
 # Gradients of several ranks are added in bf16; in all others in fp32.

@@ -1,15 +1,24 @@
 """GPT-2's parameters in a model whose forward and backward cost nothing but writing gradients."""
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-# layers, width, vocabulary, context: Radford et al. 2019, table 2, and one that a test runs in no time.
+class Size(NamedTuple):
+    layers: int
+    width: int
+    vocabulary: int
+    context: int
+
+
+# Radford et al. 2019, table 2, and one that a test runs in no time.
 SIZES = {
-    "gpt2-124m": (12, 768, 50257, 1024),
-    "gpt2-355m": (24, 1024, 50257, 1024),
-    "tiny": (2, 48, 301, 32),
+    "gpt2-124m": Size(12, 768, 50257, 1024),
+    "gpt2-355m": Size(24, 1024, 50257, 1024),
+    "tiny": Size(2, 48, 301, 32),
 }
 
 
@@ -24,7 +33,7 @@ class Shape:
 
 def blocks_of(size):
     """The model's parameters, block by block: embeddings, transformer blocks, last norm."""
-    layers, width, vocabulary, context = SIZES[size]
+    layers, width, vocabulary, context = size
     blocks = [[("wte_weight", (vocabulary, width)), ("wpe_weight", (context, width))]]
     blocks += [_transformer_block(width) for _ in range(layers)]
     blocks.append(_with_bias("ln_f", (width,)))
@@ -49,6 +58,12 @@ def _transformer_block(width):
 
 def _with_bias(name, sizes):
     return [(f"{name}_weight", sizes), (f"{name}_bias", sizes[-1:])]
+
+
+def count_parameters(size):
+    """(parameters, elements of all of them)."""
+    shapes = [shape for block in blocks_of(size) for shape in block]
+    return len(shapes), sum(math.prod(shape.sizes) for shape in shapes)
 
 
 def first_weights(shape):

@@ -5,6 +5,8 @@
 The environment is torchrun's. FOLDER gets RANK.json and, from rank 0, weights: the model's bf16 weights as int16.
 """
 
+import dataclasses
+import gc
 import hashlib
 import json
 import pathlib
@@ -19,8 +21,17 @@ from process_memory import forget_peak, peak_proportional_bytes, proportional_by
 from settings import Settings
 
 
+def _run_once(make_form, settings):
+    """A small model first: torch imports much when it is used, which is not the form's memory."""
+    form = make_form(settings)
+    form.step(0)
+    del form
+    gc.collect()
+
+
 def measure(form_name, settings, warmup, steps, folder):
     make_form = load_form(form_name)
+    _run_once(make_form, dataclasses.replace(settings, model="tiny"))
     dist.barrier()
     bytes_before = proportional_bytes()
     form = make_form(settings)
