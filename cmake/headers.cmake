@@ -44,6 +44,7 @@ set(SHARDSTEP_HEADERS
   runtime/options_text.h
   runtime/parameter_groups.h
   runtime/sharded_optimizer.h
+  runtime/shardstep.h
   runtime/state_kind.h
   runtime/step_arguments.h
   runtime/step_counters.h

@@ -34,6 +34,16 @@ configure_package_config_file(cmake/ShardstepConfig.cmake.in ${PROJECT_BINARY_DI
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/ShardstepConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/ShardstepConfig.cmake ${PROJECT_BINARY_DIR}/ShardstepConfigVersion.cmake
   DESTINATION ${package_dir})
+
+# For C, and whoever calls C: libshardstep.so, which knows nothing of the package above, and shardstep.pc, which finds
+# itself wherever all is moved to.
+install(TARGETS shardstep_c LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+set(pkgconfig_dir ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig)
+file(RELATIVE_PATH SHARDSTEP_PC_PREFIX ${pkgconfig_dir} ${CMAKE_INSTALL_PREFIX})
+file(RELATIVE_PATH SHARDSTEP_PC_INCLUDEDIR ${pkgconfig_dir} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+configure_file(cmake/shardstep.pc.in ${PROJECT_BINARY_DIR}/shardstep.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/shardstep.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
 if(SHARDSTEP_CUDA)
   # Nothing links it: a program loads it when it is asked for a GPU.
   install(TARGETS shardstep_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

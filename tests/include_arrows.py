@@ -53,6 +53,7 @@ TRAINER_HEADERS = [
     "runtime/job.h",
     "runtime/joint_decision.h",
     "runtime/options_text.h",
+    "runtime/shardstep.h",
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 THIRD_PARTY = re.compile(r"^(mpi\.h|google/|cuda|nccl|hwy/|nlohmann/|xxhash|dnnl)|\.pb\.h$")

@@ -20,7 +20,7 @@ check() {
 }
 
 format() {
-  git ls-files -z '*.h' '*.cc' '*.cu' '*.cuh' | xargs -0 clang-format --dry-run --Werror
+  git ls-files -z '*.h' '*.c' '*.cc' '*.cu' '*.cuh' | xargs -0 clang-format --dry-run --Werror
 }
 
 # build PRESET

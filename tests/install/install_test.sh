@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: tests/install/install_test.sh SOURCE_DIR BUILD_DIR
-# Installs the built tree elsewhere, builds the C++ example, and what is beside this script, against it, and runs the one for CPUs on
-# RANKS ranks (environment, default 2).
+# Installs the built tree elsewhere. Builds against it the C++ example, and what is beside this script, and runs the one
+# for CPUs on RANKS ranks (environment, default 2); and the C example, which knows pkg-config only (c_test.sh).
 set -euo pipefail
 source_dir=$1
 build_dir=$2
@@ -21,3 +21,5 @@ cmake --build "$scratch/build"
 # All that a trainer for GPUs needs is there, the CUDA backend if it was built.
 cuda=$(find "$scratch/prefix" -name libshardstep_cuda.so)
 "$source_dir/deploy/mpirun.sh" 1 "$scratch/build/gpu" ${cuda:+"$cuda"}
+
+"$source_dir/tests/install/c_test.sh" "$source_dir" "$scratch/prefix"
