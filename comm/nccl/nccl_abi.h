@@ -34,6 +34,8 @@ inline constexpr int kUint64 = 5;
 inline constexpr int kFloat16 = 6;
 inline constexpr int kFloat32 = 7;
 inline constexpr int kBfloat16 = 9;
+// NCCL_REVOKE_*
+inline constexpr int kRevokeDefault = 0;
 // ncclRedOp_t
 inline constexpr int kSum = 0;
 inline constexpr int kMin = 3;
@@ -46,6 +48,7 @@ using GetUniqueId = int (*)(UniqueId* id);
 using CommInitRankConfig = int (*)(void** communicator, int ranks, UniqueId id, int rank, Config* config);
 using CommOnly = int (*)(void* communicator);  // Finalize, Destroy, Abort
 using CommGetAsyncError = int (*)(void* communicator, int* result);
+using CommRevoke = int (*)(void* communicator, int flags);
 using GetErrorString = const char* (*)(int result);
 using GetLastError = const char* (*)(void* communicator);
 using Group = int (*)();

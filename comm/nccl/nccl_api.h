@@ -31,6 +31,8 @@ class NcclApi {
   virtual std::string Version() = 0;
   /// Since NCCL 2.28.
   virtual bool HasAllToAll() = 0;
+  /// Since NCCL 2.28.7.
+  virtual bool HasRevoke() = 0;
   /// ncclGetErrorString, and of a communicator (nullptr: none) ncclGetLastError.
   virtual std::string ErrorText(int result, NcclHandle communicator) = 0;
 
@@ -40,6 +42,9 @@ class NcclApi {
   virtual int CommGetAsyncError(NcclHandle communicator, int* result) = 0;
   virtual int CommFinalize(NcclHandle communicator) = 0;
   virtual int CommDestroy(NcclHandle communicator) = 0;
+  /// Of a communicator that is ready: what is under way ends, no more can be issued, and nothing is freed. At most
+  /// once.
+  virtual int CommRevoke(NcclHandle communicator) = 0;
   /// Frees it as well. At most once.
   virtual int CommAbort(NcclHandle communicator) = 0;
 

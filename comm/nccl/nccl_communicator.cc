@@ -102,7 +102,7 @@ class NcclCommunicator final : public Communicator {
   /// Enqueues `calls` on the wire, after what `caller` has been given so far.
   absl::Status Issue(const NcclOperation& operation, CudaStream& caller, absl::FunctionRef<void(NcclCalls&)> calls)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(issue_mutex_);
-  absl::Status CallNccl(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls)
+  absl::Status CallNccl(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls, bool in_graph)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(issue_mutex_);
   /// With its deadline.
   absl::Status CallWatched(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls)
@@ -325,20 +325,21 @@ absl::Status NcclCommunicator::Issue(const NcclOperation& operation, CudaStream&
     const int error = device_.api->StreamIsCapturing(wire_->handle(), &capturing);
     issued = CudaStatus(*device_.api, error, "cudaStreamIsCapturing");
   }
-  if (issued.ok()) issued = capturing ? CallNccl(operation, calls) : CallWatched(operation, calls);
+  if (issued.ok()) issued = capturing ? CallNccl(operation, calls, /*in_graph=*/true) : CallWatched(operation, calls);
   if (issued.ok()) return absl::OkStatus();
   watch_->Fail(issued);
   // Why the link had ended before says more than that it had.
   return failure_->status();
 }
 
-absl::Status NcclCommunicator::CallNccl(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls) {
-  return link_.Issue([&] { return operation.Name(); }, wire_->handle(), calls);
+absl::Status NcclCommunicator::CallNccl(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls,
+                                        bool in_graph) {
+  return link_.Issue([&] { return operation.Name(); }, wire_->handle(), calls, in_graph);
 }
 
 absl::Status NcclCommunicator::CallWatched(const NcclOperation& operation, absl::FunctionRef<void(NcclCalls&)> calls) {
   SHARDSTEP_RETURN_IF_ERROR(queue_.Begin(operation, *wire_));
-  SHARDSTEP_RETURN_IF_ERROR(CallNccl(operation, calls));
+  SHARDSTEP_RETURN_IF_ERROR(CallNccl(operation, calls, /*in_graph=*/false));
   return queue_.End(*wire_);
 }
 

@@ -41,6 +41,7 @@ struct Functions {
   // Not in every version.
   nccl_abi::GetLastError get_last_error = nullptr;
   nccl_abi::AllToAll all_to_all = nullptr;
+  nccl_abi::CommRevoke comm_revoke = nullptr;
 };
 
 class LoadedNccl final : public NcclApi {
@@ -49,6 +50,7 @@ class LoadedNccl final : public NcclApi {
 
   std::string Version() override { return version_; }
   bool HasAllToAll() override { return f_.all_to_all != nullptr; }
+  bool HasRevoke() override { return f_.comm_revoke != nullptr; }
 
   std::string ErrorText(int result, NcclHandle communicator) override {
     const char* const meaning = f_.get_error_string(result);
@@ -75,6 +77,7 @@ class LoadedNccl final : public NcclApi {
   }
   int CommFinalize(NcclHandle communicator) override { return f_.comm_finalize(communicator); }
   int CommDestroy(NcclHandle communicator) override { return f_.comm_destroy(communicator); }
+  int CommRevoke(NcclHandle communicator) override { return f_.comm_revoke(communicator, nccl_abi::kRevokeDefault); }
   int CommAbort(NcclHandle communicator) override { return f_.comm_abort(communicator); }
 
   int GroupStart() override { return f_.group_start(); }
@@ -153,6 +156,7 @@ std::string FindFunctions(void* library, Functions* f) {
   symbols.Find("ncclAllReduce", &f->all_reduce);
   symbols.FindOptional("ncclGetLastError", &f->get_last_error);
   symbols.FindOptional("ncclAlltoAll", &f->all_to_all);
+  symbols.FindOptional("ncclCommRevoke", &f->comm_revoke);
   return symbols.missing();
 }
 

@@ -11,6 +11,9 @@ namespace {
 // Between two looks at what NCCL does in the background.
 constexpr auto kLookPause = std::chrono::microseconds(50);
 
+// The call did what it should, or is about to.
+bool NoError(int result) { return result == NcclApi::kSuccess || result == NcclApi::kInProgress; }
+
 absl::Status EndedError(absl::string_view operation) {
   return absl::AbortedError(absl::StrCat(operation, ": NCCL has been aborted"));
 }
@@ -53,16 +56,16 @@ void NcclCalls::AllReduceMin(uint64_t* in_place, int64_t count) {
 
 NcclLink::~NcclLink() {
   Abort();
-  std::thread aborter;
+  std::thread ender;
   {
     const MutexLock lock(&mutex_);
-    aborter = std::move(aborter_);
+    ender = std::move(ender_);
   }
-  if (aborter.joinable()) aborter.join();
+  if (ender.joinable()) ender.join();
 }
 
 absl::Status NcclLink::Check(absl::string_view what, int result) {
-  if (result == NcclApi::kSuccess || result == NcclApi::kInProgress) return absl::OkStatus();
+  if (NoError(result)) return absl::OkStatus();
   const std::string text = absl::StrCat(what, ": ", nccl_.ErrorText(result, communicator_));
   // Another rank ended, or the network to it.
   return result == NcclApi::kRemoteError ? absl::AbortedError(text) : absl::InternalError(text);
@@ -80,22 +83,25 @@ absl::StatusOr<NcclLink::State> NcclLink::Poll() {
   int state = NcclApi::kSuccess;
   SHARDSTEP_RETURN_IF_ERROR(Check("ncclCommGetAsyncError", nccl_.CommGetAsyncError(communicator_, &state)));
   SHARDSTEP_RETURN_IF_ERROR(Check("NCCL", state));
-  return state == NcclApi::kInProgress ? State::kUnderWay : State::kReady;
+  if (state == NcclApi::kInProgress) return State::kUnderWay;
+  ready_ = true;
+  return State::kReady;
 }
 
 int NcclLink::AwaitProgress(MutexLock& lock, int result, absl::Time end) {
   while (result == NcclApi::kInProgress && !ended_ && absl::Now() < end) {
     const int asked = nccl_.CommGetAsyncError(communicator_, &result);
     if (asked != NcclApi::kSuccess) return asked;
-    if (result == NcclApi::kInProgress) ended_changed_.wait_for(lock.lock(), kLookPause);
+    if (result == NcclApi::kInProgress) end_changed_.wait_for(lock.lock(), kLookPause);
   }
   return result;
 }
 
 absl::Status NcclLink::Issue(absl::FunctionRef<std::string()> operation, CudaStreamHandle stream,
-                             absl::FunctionRef<void(NcclCalls&)> calls) {
+                             absl::FunctionRef<void(NcclCalls&)> calls, bool in_graph) {
   MutexLock lock(&mutex_);
   if (ended_) return EndedError(operation());
+  in_graphs_ = in_graphs_ || in_graph;
   NcclCalls group(nccl_, communicator_, stream);
   group.Make("ncclGroupStart", [&] { return nccl_.GroupStart(); });
   if (group.Continues()) {
@@ -108,22 +114,43 @@ absl::Status NcclLink::Issue(absl::FunctionRef<std::string()> operation, CudaStr
   return Check(absl::StrCat(operation(), ": ", group.call()), result);
 }
 
+void NcclLink::Revoke() {
+  const MutexLock lock(&mutex_);
+  if (!ended_) BeginEnd();
+}
+
 void NcclLink::Abort() {
   const MutexLock lock(&mutex_);
-  if (std::exchange(ended_, true)) return;
-  ended_changed_.notify_all();
+  frees_ = true;
+  end_changed_.notify_all();
+  if (!ended_) BeginEnd();
+}
+
+void NcclLink::BeginEnd() {
+  ended_ = true;
+  end_changed_.notify_all();
   if (communicator_ == nullptr) return;
-  aborter_ = std::thread([this, communicator = communicator_] { nccl_.CommAbort(communicator); });
+  const bool revokes = !frees_ && ready_ && !in_graphs_ && nccl_.HasRevoke();
+  ender_ = std::thread([this, communicator = communicator_, revokes] { End(communicator, revokes); });
+}
+
+void NcclLink::End(NcclHandle communicator, bool revokes) {
+  if (revokes) {
+    const int revoked = nccl_.CommRevoke(communicator);
+    MutexLock lock(&mutex_);
+    while (NoError(revoked) && !frees_) end_changed_.wait(lock.lock());
+  }
+  nccl_.CommAbort(communicator);
 }
 
 void NcclLink::Close(absl::Duration grace) {
   {
     MutexLock lock(&mutex_);
-    if (ended_ || communicator_ == nullptr) return;
+    if (communicator_ == nullptr) return;
     const absl::Time end = absl::Now() + grace;
-    const int finalized = AwaitProgress(lock, nccl_.CommFinalize(communicator_), end);
-    if (!ended_ && finalized == NcclApi::kSuccess) {
-      ended_ = true;
+    const bool closes = !ended_ && AwaitProgress(lock, nccl_.CommFinalize(communicator_), end) == NcclApi::kSuccess;
+    if (closes && !ended_) {
+      ended_ = frees_ = true;
       nccl_.CommDestroy(communicator_);
       return;
     }

@@ -42,7 +42,8 @@ class NcclCalls {
 };
 
 /// The owner of one ncclComm_t, from its non-blocking initialization to its end, of which there is exactly one: Close
-/// or Abort, whichever comes first. After it nobody calls NCCL with it. Threads: any, where nothing else is said.
+/// or Abort, whichever comes first. After it, and after Revoke, nobody issues anything. Threads: any, where nothing
+/// else is said.
 class NcclLink {
  public:
   /// Of ncclCommInitRankConfig.
@@ -60,11 +61,16 @@ class NcclLink {
 
   /// One operation on `stream`, in the order of these calls: one thread at a time. Blocks the host only while NCCL
   /// itself is not done with it in the background, as when it makes a connection that it had no use for before.
-  /// `operation`: its name, for an error. Aborted: the link has ended.
+  /// `operation`: its name, for an error. Aborted: the link has ended. `in_graph`: the stream is being captured.
   absl::Status Issue(absl::FunctionRef<std::string()> operation, CudaStreamHandle stream,
-                     absl::FunctionRef<void(NcclCalls&)> calls);
+                     absl::FunctionRef<void(NcclCalls&)> calls, bool in_graph);
 
-  /// Does not wait: ncclCommAbort, which may wait for other ranks to do the same, has a thread of its own.
+  /// What is under way ends, and nothing that other ranks may be reading is freed before Abort: their kernels would
+  /// fault, and they would report that. Where NCCL cannot (before 2.28.7, not ready, in graphs, whose later kernels it
+  /// would let begin), Abort. Does not wait.
+  void Revoke();
+  /// Frees it all. Does not wait: ncclCommAbort, which may wait for other ranks to do the same, has a thread of its
+  /// own.
   void Abort();
   /// Finishes what was issued, for at most `grace`; then aborts.
   void Close(absl::Duration grace);
@@ -73,13 +79,19 @@ class NcclLink {
   absl::Status Check(absl::string_view what, int result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   /// Waits until `result` of the last call is no longer kInProgress; without the mutex meanwhile.
   int AwaitProgress(MutexLock& lock, int result, absl::Time end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  /// On a thread of its own.
+  void End(NcclHandle communicator, bool revokes) ABSL_LOCKS_EXCLUDED(mutex_);
 
   NcclApi& nccl_;
   Mutex mutex_;
-  std::condition_variable ended_changed_;
+  std::condition_variable end_changed_;
   NcclHandle communicator_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread aborter_ ABSL_GUARDED_BY(mutex_);
+  bool ready_ ABSL_GUARDED_BY(mutex_) = false;
+  bool in_graphs_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  ///< revoked, aborted or closed
+  bool frees_ ABSL_GUARDED_BY(mutex_) = false;  ///< aborted, or closed
+  std::thread ender_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shardstep

@@ -81,7 +81,7 @@ void NcclWatch::Wake() {
 // The reason first: whoever goes on because of the abort finds it.
 void NcclWatch::Die(const absl::Status& mine, const absl::Status& told) {
   if (!failure_->Set(mine, told)) return;
-  link_.Abort();
+  link_.Revoke();
   const MutexLock lock(&mutex_);
   Wake();
 }

@@ -47,7 +47,7 @@ struct NcclWatchOptions {
 /// The thread that looks after a communicator. Once per heartbeat it asks NCCL for asynchronous errors and the device
 /// for what it has passed, and meets the watches of all other ranks in the rendezvous: so everyone learns of the
 /// failure of one, and when an operation has passed its deadline, everyone knows who did not come. On a failure it
-/// aborts the link. Threads: any.
+/// revokes the link. Threads: any.
 class NcclWatch {
  public:
   /// All of them outlive it.

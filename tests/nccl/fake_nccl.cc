@@ -183,7 +183,7 @@ int FakeNccl::CommFinalize(NcclHandle communicator) {
   if (const int fault = Count("CommFinalize"); fault != kSuccess) return fault;
   Member* const member = Find("CommFinalize", communicator);
   if (member == nullptr) return kInvalidArgument;
-  if (!InitIsDone(*member) || member->finalized) {
+  if (!InitIsDone(*member) || member->finalized || member->revoked) {
     problems_.push_back(absl::StrCat("CommFinalize of rank ", member->rank, ", which is not ready"));
     return kInvalidUsage;
   }
@@ -202,6 +202,21 @@ int FakeNccl::CommDestroy(NcclHandle communicator) {
   member->gone = true;
   --live_;
   return fault;
+}
+
+int FakeNccl::CommRevoke(NcclHandle communicator) {
+  const MutexLock lock(&mutex_);
+  if (const int fault = Count("CommRevoke"); fault != kSuccess) return fault;
+  Member* const member = Find("CommRevoke", communicator);
+  if (member == nullptr) return kInvalidArgument;
+  if (!options_.revoke || !InitIsDone(*member) || member->finalized || member->revoked) {
+    problems_.push_back(absl::StrCat("CommRevoke of rank ", member->rank, ", which cannot be revoked"));
+    return kInvalidArgument;
+  }
+  member->revoked = true;
+  member->aborted = true;
+  changed_.notify_all();
+  return kInProgress;
 }
 
 int FakeNccl::CommAbort(NcclHandle communicator) {
@@ -286,7 +301,7 @@ int FakeNccl::Check(const char* name, const FakeNcclCall& call, NcclHandle commu
 }
 
 int FakeNccl::Issue(Member& member, std::shared_ptr<Operation> operation) {
-  if (!InitIsDone(member) || member.finalized || member.connecting != nullptr) {
+  if (!InitIsDone(member) || member.finalized || member.revoked || member.connecting != nullptr) {
     Report(*member.clique,
            absl::StrCat(RankText(member.rank, operation->calls), " while the communicator is not ready"));
     return kInvalidUsage;

@@ -20,6 +20,7 @@ namespace shardstep {
 
 struct FakeNcclOptions {
   bool all_to_all = true;
+  bool revoke = true;
   std::string version = "2.28.9";
   /// The first operation of every kind is kInProgress until all ranks have issued theirs, and only then enqueued: NCCL
   /// makes connections when they are needed.
@@ -63,12 +64,14 @@ class FakeNccl : public NcclApi {
 
   std::string Version() override { return options_.version; }
   bool HasAllToAll() override { return options_.all_to_all; }
+  bool HasRevoke() override { return options_.revoke; }
   std::string ErrorText(int result, NcclHandle communicator) override;
   int GetUniqueId(NcclId* id) override;
   int CommInitRank(NcclHandle* communicator, int world_size, const NcclId& id, int rank) override;
   int CommGetAsyncError(NcclHandle communicator, int* result) override;
   int CommFinalize(NcclHandle communicator) override;
   int CommDestroy(NcclHandle communicator) override;
+  int CommRevoke(NcclHandle communicator) override;
   int CommAbort(NcclHandle communicator) override;
   int GroupStart() override;
   int GroupEnd() override;
@@ -99,8 +102,9 @@ class FakeNccl : public NcclApi {
   struct Member {
     Clique* clique = nullptr;
     int rank = 0;
-    bool gone = false;  ///< destroyed or aborted
-    bool aborted = false;
+    bool gone = false;     ///< destroyed or aborted
+    bool aborted = false;  ///< or revoked: its operations end
+    bool revoked = false;
     bool finalized = false;
     int error = kSuccess;
     std::string last_error;

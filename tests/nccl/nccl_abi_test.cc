@@ -67,6 +67,10 @@ static_assert(kAlike<nccl_abi::AllReduce, decltype(&ncclAllReduce)>);
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
 static_assert(kAlike<nccl_abi::AllToAll, decltype(&ncclAlltoAll)>);
 #endif
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 7)
+static_assert(kAlike<nccl_abi::CommRevoke, decltype(&ncclCommRevoke)>);
+static_assert(nccl_abi::kRevokeDefault == NCCL_REVOKE_DEFAULT);
+#endif
 
 TEST(NcclAbiTest, TheConfigIsNcclsOwnAsFarAsItGoes) {
   const ncclConfig_t theirs = NCCL_CONFIG_INITIALIZER;

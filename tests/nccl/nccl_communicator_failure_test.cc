@@ -124,6 +124,48 @@ TEST_F(NcclCommunicatorFailureTest, AnAbortEndsTheWaitsOfAllRanksAndOfNcclOnce) 
   EXPECT_EQ(machine_->nccl.calls("CommAbort"), 4);
 }
 
+// A rank that frees what others' kernels still read would make them fault before they hear of the reason.
+TEST_F(NcclCommunicatorFailureTest, R10NoRankFreesAnythingBeforeAllKnow) {
+  Run(3, QuickNccl(), [&](Rank& rank) {
+    if (rank.rank() == 1) {
+      rank.communicator.Abort(absl::DataLossError("torn"));
+      AwaitTheEnd(rank.communicator).IgnoreError();
+    } else {
+      EXPECT_EQ(rank.ExchangeAndAwait(), AbortedBy(1, absl::StatusCode::kDataLoss, "aborted: torn"));
+    }
+    EXPECT_EQ(rank.device.machine().cuda.StreamSynchronize(static_cast<CudaStream&>(rank.stream).handle()), 0);
+    Meet(rank.rendezvous);
+    EXPECT_EQ(machine_->nccl.calls("CommAbort"), 0);
+    Meet(rank.rendezvous);
+  });
+  EXPECT_EQ(machine_->nccl.calls("CommRevoke"), 3);
+  EXPECT_EQ(machine_->nccl.calls("CommAbort"), 3);
+}
+
+// A revocation that is over lets kernels begin again, and a graph's may come later: they would never end.
+TEST_F(NcclCommunicatorFailureTest, R10WhatIsInAGraphIsAbortedAtOnce) {
+  Run(2, QuickNccl(), [&](Rank& rank) {
+    FakeCuda& cuda = machine_->cuda;
+    const CudaStreamHandle stream = static_cast<CudaStream&>(rank.stream).handle();
+    ASSERT_EQ(cuda.SetDevice(rank.rank()), 0);
+    ASSERT_EQ(cuda.StreamBeginCapture(stream), 0);
+    ASSERT_TRUE(rank.communicator.Exchange(0, 0, {}, rank.stream).ok());
+    ASSERT_TRUE(rank.communicator.AwaitSlices(0, 0, rank.stream).ok());
+    CudaGraphHandle graph = nullptr;
+    ASSERT_EQ(cuda.StreamEndCapture(stream, &graph), 0);
+    rank.communicator.Settle();
+    if (rank.rank() == 0) {
+      EXPECT_EQ(cuda.GraphLaunch(graph, stream), 0);
+      rank.communicator.Abort(absl::DataLossError("torn"));
+      EXPECT_EQ(cuda.StreamSynchronize(stream), 0);
+    }
+    EXPECT_EQ(AwaitTheEnd(rank.communicator), AbortedBy(0, absl::StatusCode::kDataLoss, "aborted: torn"));
+    EXPECT_EQ(cuda.GraphDestroy(graph), 0);
+  });
+  EXPECT_EQ(machine_->nccl.calls("CommRevoke"), 0);
+  EXPECT_EQ(machine_->nccl.calls("CommAbort"), 2);
+}
+
 TEST_F(NcclCommunicatorFailureTest, AbortsOfManyThreadsAtTheSameTimeAreOne) {
   Run(2, QuickNccl(), [](Rank& rank) {
     std::vector<std::thread> threads;

@@ -50,6 +50,7 @@ TEST(NcclLibraryTest, AVersionWithoutAllToAllIsTaken) {
   ASSERT_TRUE(nccl.ok()) << nccl.status();
   EXPECT_EQ((*nccl)->Version(), "2.18.3");
   EXPECT_FALSE((*nccl)->HasAllToAll());
+  EXPECT_FALSE((*nccl)->HasRevoke());
   EXPECT_EQ((*nccl)->ErrorText(3, nullptr), "text 3");
   // What it was called with is in its result.
   float value = 0;

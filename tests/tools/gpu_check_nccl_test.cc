@@ -11,6 +11,7 @@
 namespace shardstep::gpu_check {
 namespace {
 
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -31,15 +32,17 @@ class LeakingApi : public CountingCudaApi {
 };
 
 TEST(GpuCheckNcclTest, R10PassesAndLeavesNothing) {
-  for (const bool all_to_all : {false, true}) {
+  for (const bool recent : {false, true}) {
     FakeCuda cuda;
-    FakeNccl nccl(cuda, {.all_to_all = all_to_all});
+    FakeNccl nccl(cuda, {.all_to_all = recent, .revoke = recent});
     const auto passed = CheckNccl(nccl, {.api = &cuda, .device = 0}, kSmall);
     ASSERT_TRUE(passed.ok()) << passed.status();
-    EXPECT_THAT(*passed, HasSubstr(all_to_all ? "NCCL 2.28.9, with AllToAll" : "NCCL 2.28.9, without AllToAll"));
+    EXPECT_THAT(*passed, HasSubstr(recent ? "NCCL 2.28.9, with AllToAll" : "NCCL 2.28.9, without AllToAll"));
+    EXPECT_THAT(*passed, EndsWith(recent ? "destroyed, revoked and aborted" : "destroyed, and aborted"));
     EXPECT_EQ(nccl.live(), 0);
     EXPECT_THAT(nccl.problems(), IsEmpty());
-    EXPECT_EQ(nccl.calls("CommAbort"), 3);
+    EXPECT_EQ(nccl.calls("CommRevoke"), recent ? 3 : 0);
+    EXPECT_EQ(nccl.calls("CommAbort"), recent ? 6 : 3);
     EXPECT_EQ(nccl.calls("CommDestroy"), 3);
     EXPECT_EQ(cuda.leaks(), "");
   }
@@ -47,7 +50,7 @@ TEST(GpuCheckNcclTest, R10PassesAndLeavesNothing) {
 
 TEST(GpuCheckNcclTest, R10EveryCallThatFailsIsNamedAndNothingLeaks) {
   for (const char* call : {"GetUniqueId", "CommInitRank", "AllGather", "ReduceScatterSum", "AllReduceSum",
-                           "AllReduceMin", "Send", "Recv", "AllToAll", "CommFinalize"}) {
+                           "AllReduceMin", "Send", "Recv", "AllToAll", "CommFinalize", "CommRevoke"}) {
     FakeCuda cuda;
     FakeNccl nccl(cuda);
     nccl.FailCall(call, 1, FakeNccl::kSystemError);

@@ -57,7 +57,8 @@ class NcclWire : public CudaWire {
                            calls.Recv(buffers_.incoming.as<std::byte>() + begin_byte, part, DType::kBf16,
                                       (rank_ + ranks_ - d) % ranks_);
                          }
-                       });
+                       },
+                       /*in_graph=*/false);
   }
 
  private:

@@ -166,12 +166,17 @@ absl::Status MakeAndDestroy(NcclApi& nccl, Memory& memory, CudaStream& stream, c
 }
 
 // With a collective enqueued that nobody has waited for.
-absl::Status MakeAndAbort(NcclApi& nccl, Memory& memory, CudaStream& stream, const NcclCheckOptions& options) {
+absl::Status MakeAndAbort(NcclApi& nccl, Memory& memory, CudaStream& stream, const NcclCheckOptions& options,
+                          bool revokes) {
   SHARDSTEP_ASSIGN_OR_RETURN(const std::unique_ptr<LoneNccl> lone, LoneNccl::Create(nccl, options.deadline));
   SHARDSTEP_ASSIGN_OR_RETURN(const std::unique_ptr<Arrays> arrays, Arrays::Create(memory, options.elements));
   SHARDSTEP_RETURN_IF_ERROR(lone->Await(nccl.AllGather(arrays->from(), arrays->to(), 4 * arrays->elements(),
                                                        DType::kBf16, lone->handle(), stream.handle()),
                                         "AllGather"));
+  if (revokes) {
+    SHARDSTEP_RETURN_IF_ERROR(lone->Await(nccl.CommRevoke(lone->handle()), "ncclCommRevoke"));
+    SHARDSTEP_RETURN_IF_ERROR(stream.Synchronize(stream.Record()));
+  }
   SHARDSTEP_RETURN_IF_ERROR(lone->Abort());
   return stream.Synchronize(stream.Record());
 }
@@ -207,7 +212,10 @@ absl::StatusOr<std::string> CheckNccl(NcclApi& nccl, const CudaDeviceRef& device
   int64_t free_after_first = 0;
   for (int round = 0; round < options.rounds; ++round) {
     SHARDSTEP_RETURN_IF_ERROR(MakeAndDestroy(nccl, *memory, *stream, options));
-    SHARDSTEP_RETURN_IF_ERROR(MakeAndAbort(nccl, *memory, *stream, options));
+    SHARDSTEP_RETURN_IF_ERROR(MakeAndAbort(nccl, *memory, *stream, options, /*revokes=*/false));
+    if (nccl.HasRevoke()) {
+      SHARDSTEP_RETURN_IF_ERROR(MakeAndAbort(nccl, *memory, *stream, options, /*revokes=*/true));
+    }
     SHARDSTEP_RETURN_IF_ERROR(CheckOurs(nccl, device, *memory));
     // The first round makes what a process keeps.
     SHARDSTEP_ASSIGN_OR_RETURN(const int64_t free_bytes, FreeBytes(device));
@@ -218,7 +226,8 @@ absl::StatusOr<std::string> CheckNccl(NcclApi& nccl, const CudaDeviceRef& device
     }
   }
   return absl::StrCat("NCCL ", nccl.Version(), nccl.HasAllToAll() ? ", with" : ", without",
-                      " AllToAll: collectives of one rank, ", options.rounds, " times made, destroyed and aborted");
+                      " AllToAll: collectives of one rank, ", options.rounds, " times made, destroyed, ",
+                      nccl.HasRevoke() ? "revoked " : "", "and aborted");
 }
 
 }  // namespace shardstep::gpu_check
