@@ -154,6 +154,7 @@ TEST_F(NcclCommunicatorFailureTest, R10WhatIsInAGraphIsAbortedAtOnce) {
     CudaGraphHandle graph = nullptr;
     ASSERT_EQ(cuda.StreamEndCapture(stream, &graph), 0);
     rank.communicator.Settle();
+    Meet(rank.rendezvous);
     if (rank.rank() == 0) {
       EXPECT_EQ(cuda.GraphLaunch(graph, stream), 0);
       rank.communicator.Abort(absl::DataLossError("torn"));
