@@ -19,8 +19,10 @@ absl::Status ArrayToC(absl::Span<const Bf16> bf16, absl::Span<const float> fp32,
   return ToC(const_cast<Bf16*>(bf16.data()), static_cast<int64_t>(bf16.size()), dtype, array);
 }
 
-BufferView CallersBuffer(void* data, size_t bytes) {
-  return {static_cast<std::byte*>(data), static_cast<int64_t>(bytes)};
+absl::StatusOr<BufferView> BufferFromC(void* data, size_t bytes) {
+  if (data == nullptr && bytes != 0)
+    return absl::InvalidArgumentError(absl::StrCat("data = NULL: of ", bytes, " bytes"));
+  return BufferView{static_cast<std::byte*>(data), static_cast<int64_t>(bytes)};
 }
 
 absl::Status FinishStepToC(shardstep_optimizer* handle, const void** record, size_t* bytes) {
@@ -62,13 +64,17 @@ shardstep_code shardstep_gradient(shardstep_optimizer* optimizer, int32_t p, sha
 }
 
 shardstep_code shardstep_bind_gradient(shardstep_optimizer* optimizer, int32_t p, void* data, size_t bytes) {
-  return Guard(__func__, optimizer, {},
-               [=] { return optimizer->optimizer->BindGradient(p, CallersBuffer(data, bytes)); });
+  return Guard(__func__, optimizer, {}, [=]() -> absl::Status {
+    SHARDSTEP_ASSIGN_OR_RETURN(const BufferView buffer, BufferFromC(data, bytes));
+    return optimizer->optimizer->BindGradient(p, buffer);
+  });
 }
 
 shardstep_code shardstep_bind_weights(shardstep_optimizer* optimizer, int32_t p, void* data, size_t bytes) {
-  return Guard(__func__, optimizer, {},
-               [=] { return optimizer->optimizer->BindWeights(p, CallersBuffer(data, bytes)); });
+  return Guard(__func__, optimizer, {}, [=]() -> absl::Status {
+    SHARDSTEP_ASSIGN_OR_RETURN(const BufferView buffer, BufferFromC(data, bytes));
+    return optimizer->optimizer->BindWeights(p, buffer);
+  });
 }
 
 // ---- The step ------------------------------------------------------------------------------------------------------

@@ -152,6 +152,8 @@ TEST_F(CInterfaceTest, NullBehindAnOptimizerIsNamed) {
   expect(shardstep_describe_wire(optimizer(), nullptr), "text");
   expect(shardstep_weights(optimizer(), 0, nullptr), "array");
   expect(shardstep_gradient(optimizer(), 0, nullptr), "array");
+  expect(shardstep_bind_gradient(optimizer(), 0, nullptr, 8400), "data");
+  expect(shardstep_bind_weights(optimizer(), 0, nullptr, 8400), "data");
   expect(shardstep_initialize(optimizer(), nullptr, nullptr), "fill");
   expect(shardstep_step(optimizer(), nullptr), "arguments");
   expect(shardstep_summarize_step(optimizer(), nullptr), "summary");

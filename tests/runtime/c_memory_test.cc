@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <functional>
+#include <future>
 #include <limits>
 #include <new>
 #include <vector>
@@ -96,6 +97,29 @@ TEST(CMemoryTest, AWholeLifeEndsInOrderWhereverItFails) {
     return code;
   };
   EXPECT_GT(FailEveryAllocation(live), 100);
+}
+
+TEST(CMemoryTest, TheOtherRanksAreToldAtOnce) {
+  std::promise<void> told;
+  RunCRanks(2, [&](const shardstep_job& job) {
+    const COptimizer optimizer = CreateInitialized(job, "wait_deadline_seconds: 600");
+    ASSERT_NE(optimizer, nullptr);
+    const shardstep_step_arguments arguments = SHARDSTEP_STEP_ARGUMENTS_INIT;
+    if (job.rank == 0) {
+      ASSERT_C_OK(shardstep_end_micro_step(optimizer.get()));
+      allocations_left = 0;
+      EXPECT_EQ(shardstep_step(optimizer.get(), &arguments), SHARDSTEP_RESOURCE_EXHAUSTED);
+      told.get_future().wait();
+      return;
+    }
+    shardstep_code code = shardstep_end_micro_step(optimizer.get());
+    if (code == SHARDSTEP_OK) code = shardstep_step(optimizer.get(), &arguments);
+    if (code == SHARDSTEP_OK) code = shardstep_finish_step(optimizer.get(), nullptr, nullptr);
+    EXPECT_EQ(code, SHARDSTEP_ABORTED);
+    EXPECT_THAT(shardstep_last_error(), testing::HasSubstr("rank 0"));
+    EXPECT_EQ(shardstep_last_error_cause(), SHARDSTEP_INTERNAL);
+    told.set_value();
+  });
 }
 
 TEST(CMemoryTest, EvenTheMessageNeedsNone) {
