@@ -36,19 +36,6 @@ absl::StatusOr<std::unique_ptr<shardstep_optimizer>> CreateFromC(const shardstep
   return created;
 }
 
-// What communicators of a joint decision are made for: the ranks of all members on one level.
-OptimizerOptions DecisionOptions(shardstep_optimizer* const* optimizers, size_t count) {
-  OptimizerOptions options;
-  options.weights = WeightCopies::kPrivate;
-  options.wait_deadline = absl::ZeroDuration();
-  for (size_t i = 0; i < count; ++i) {
-    // A member that is late is to be named by its own rank, before others miss that rank.
-    options.wait_deadline = std::max(options.wait_deadline, 2 * optimizers[i]->options.wait_deadline);
-    options.max_message_bytes = optimizers[i]->options.max_message_bytes;
-  }
-  return options;
-}
-
 absl::StatusOr<std::vector<JointMember>> MembersFromC(shardstep_optimizer* const* optimizers, const char* const* names,
                                                       size_t count) {
   if (count == 0) return absl::InvalidArgumentError("count = 0: there must be an optimizer");
@@ -71,7 +58,9 @@ absl::Status JoinDecisionsFromC(const shardstep_job* job, shardstep_optimizer* c
   }
   SHARDSTEP_ASSIGN_OR_RETURN(const std::vector<JointMember> members, MembersFromC(optimizers, names, count));
   try {
-    SHARDSTEP_ASSIGN_OR_RETURN(Job joined, JoinJob(job_options, DecisionOptions(optimizers, count)));
+    std::vector<const OptimizerOptions*> options;
+    for (size_t i = 0; i < count; ++i) options.push_back(&optimizers[i]->options);
+    SHARDSTEP_ASSIGN_OR_RETURN(Job joined, JoinJob(job_options, OptionsOfJointDecision(options)));
     const auto decision = std::make_shared<Job>(std::move(joined));
     SHARDSTEP_RETURN_IF_ERROR(
         JoinDecisions(std::move(decision->communicators.host), decision->rendezvous.get(), members));

@@ -1,5 +1,6 @@
 #include "shardstep/runtime/job.h"
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -151,6 +152,19 @@ absl::StatusOr<Job> JoinJob(const JobOptions& job, const OptimizerOptions& optio
   joined.device = CreateHostDevice();
   SHARDSTEP_ASSIGN_OR_RETURN(joined.communicators, meeting.make_levels(options));
   return joined;
+}
+
+OptimizerOptions OptionsOfJointDecision(const std::vector<const OptimizerOptions*>& members) {
+  OptimizerOptions options;
+  // The ranks of all members on one level.
+  options.weights = WeightCopies::kPrivate;
+  options.wait_deadline = absl::ZeroDuration();
+  for (const OptimizerOptions* member : members) {
+    // A member that is late is to be named by its own rank, before others miss that rank.
+    options.wait_deadline = std::max(options.wait_deadline, 2 * member->wait_deadline);
+    options.max_message_bytes = member->max_message_bytes;
+  }
+  return options;
 }
 
 }  // namespace shardstep

@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "shardstep/comm/levels.h"
@@ -63,6 +64,9 @@ struct Job {
 /// InvalidArgument names the field; Unimplemented: kMpi in a build without MPI (SHARDSTEP_WITH_MPI);
 /// FailedPrecondition: ranks of several hosts on CPUs, without MPI; all errors of what makes the parts.
 absl::StatusOr<Job> JoinJob(const JobOptions& job, const OptimizerOptions& options);
+
+/// What the job of a joint decision (joint_decision.h) is joined with: `members` are the options of its optimizers.
+OptimizerOptions OptionsOfJointDecision(const std::vector<const OptimizerOptions*>& members);
 
 }  // namespace shardstep
 

@@ -247,6 +247,13 @@ void BindState(Optimizer& optimizer) {
            "Collective. Restores the newest whole checkpoint, of any world size: (caller_state, warnings).");
 }
 
+constexpr char kJoinText[] = R"(Lets several optimizers clip by one norm and skip together from now on.
+
+Collective over the ranks of all optimizers, which `job` describes, between steps: tensor- or pipeline-parallel ranks,
+which hold different parameters, and experts, whose data-parallel group is another one. names[i] is that of
+optimizers[i], the same on all ranks of it and no other's. A rank with several calls step on each before it waits for
+any.)";
+
 constexpr char kOptimizerText[] = R"(The optimizer step of a data-parallel trainer, without torch.
 
 Creation is collective over the ranks of the job. options: the text of a message Optimizer of proto/options.proto. Calls
@@ -263,6 +270,7 @@ void BindOptimizer(nb::module_& module) {
   BindStep(optimizer);
   BindGroups(optimizer);
   BindState(optimizer);
+  module.def("join_decisions", &PythonOptimizer::JoinDecisions, "job"_a, "optimizers"_a, "names"_a, kJoinText);
   optimizer
       .def(
           "set_away", [](PythonOptimizer& self, double seconds) { self.optimizer().SetAway(absl::Seconds(seconds)); },

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shardstep/runtime/joint_decision.h"
 #include "shardstep/runtime/options_text.h"
 #include "status_error.h"
 
@@ -12,6 +13,8 @@ namespace shardstep {
 namespace nb = nanobind;
 
 struct PythonOptimizer::InJob {
+  OptimizerOptions options;
+  std::shared_ptr<Job> decision;  // what a joint decision meets over
   Job job;
   std::unique_ptr<ShardedOptimizer> optimizer;  // goes first
 };
@@ -20,7 +23,7 @@ PythonOptimizer::PythonOptimizer(const JobOptions& job, std::vector<ParameterSpe
                                  const std::string& options)
     : in_job_(std::make_shared<InJob>()) {
   const nb::gil_scoped_release released;
-  const OptimizerOptions parsed = ValueOrThrow(OptionsFromText(options));
+  const OptimizerOptions& parsed = in_job_->options = ValueOrThrow(OptionsFromText(options));
   in_job_->job = ValueOrThrow(JoinJob(job, parsed));
   in_job_->optimizer =
       ValueOrThrow(ShardedOptimizer::Create(parsed, std::move(parameters), std::move(in_job_->job.communicators),
@@ -136,6 +139,28 @@ void PythonOptimizer::SetState(const std::string& parameter, StateKind kind, con
   const nb::gil_scoped_release released;
   ThrowIfError(optimizer().SetState(parameter, kind,
                                     absl::MakeConstSpan(view.as<const float>(), static_cast<size_t>(elements))));
+}
+
+void PythonOptimizer::JoinDecisions(const JobOptions& job, const std::vector<PythonOptimizer*>& optimizers,
+                                    const std::vector<std::string>& names) {
+  if (optimizers.empty() || optimizers.size() != names.size()) {
+    throw StatusError{absl::InvalidArgumentError(
+        absl::StrCat("join_decisions: ", optimizers.size(), " optimizers with ", names.size(), " names"))};
+  }
+  if (job.device != "cpu") {
+    throw StatusError{absl::UnimplementedError(
+        absl::StrCat("device = \"", job.device, "\": optimizers decide together on CPUs only"))};
+  }
+  std::vector<JointMember> members;
+  std::vector<const OptimizerOptions*> options;
+  for (size_t i = 0; i < optimizers.size(); ++i) {
+    members.push_back({.optimizer = &optimizers[i]->optimizer(), .name = names[i]});
+    options.push_back(&optimizers[i]->in_job_->options);
+  }
+  const nb::gil_scoped_release released;
+  const auto decision = std::make_shared<Job>(ValueOrThrow(JoinJob(job, OptionsOfJointDecision(options))));
+  ThrowIfError(shardstep::JoinDecisions(std::move(decision->communicators.host), decision->rendezvous.get(), members));
+  for (PythonOptimizer* optimizer : optimizers) optimizer->in_job_->decision = decision;
 }
 
 void PythonOptimizer::AllWeightsReady() const {

@@ -37,6 +37,10 @@ class PythonOptimizer {
   void SetState(const std::string& parameter, StateKind kind, const InArray& values);
   /// Waits for the weights of all parameters.
   void AllWeightsReady() const;
+  /// Collective over the ranks of all `optimizers`, which `job` describes (joint_decision.h). names[i] is that of
+  /// optimizers[i].
+  static void JoinDecisions(const JobOptions& job, const std::vector<PythonOptimizer*>& optimizers,
+                            const std::vector<std::string>& names);
 
  private:
   struct InJob;  // the job, and the optimizer in it
@@ -48,7 +52,7 @@ class PythonOptimizer {
             std::map<int, nanobind::object>* kept);
 
   std::shared_ptr<InJob> in_job_;  // also of arrays; nullptr: closed
-  absl::Status broken_;  // the model is not whole
+  absl::Status broken_;            // the model is not whole
   std::map<int, nanobind::object> bound_weights_, bound_gradients_;
 };
 

@@ -35,7 +35,7 @@ from ._errors import (
     Unimplemented,
 )
 from . import _native
-from ._native import Job, NonFinitePlace, Parameter, StepRecord, __version__, create_job_id
+from ._native import Job, NonFinitePlace, Parameter, StepRecord, __version__, create_job_id, join_decisions
 
 __all__ = [
     "Aborted",
@@ -56,6 +56,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "create_job_id",
+    "join_decisions",
 ]
 
 _open = _weakref.WeakSet()

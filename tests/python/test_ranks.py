@@ -69,6 +69,29 @@ def test_state_moves_to_another_world_size(tmp_path):
     assert run_ranks(1, load_and_go_on, str(tmp_path)) == [whole.digests()]
 
 
+def decide_together(job):
+    """Two optimizers of one rank each, with parameters of their own; the second one's gradient is not finite once."""
+    optimizer = shardstep.ShardedOptimizer(shardstep.Job(), [shardstep.Parameter("w", (3,), weight_dtype="fp32")])
+    optimizer.initialize(lambda p, begin, values: None)
+    shardstep.join_decisions(job, [optimizer], [f"stage {job.rank}"])
+    records = []
+    for step in range(2):
+        optimizer.gradient_writable(0)
+        numpy.from_dlpack(optimizer.gradient(0))[...] = numpy.inf if job.rank == step == 1 else 3.0 + job.rank
+        optimizer.gradient_ready(0)
+        optimizer.end_micro_step()
+        optimizer.step(learning_rate=0.1, max_norm=1.0)
+        records.append(optimizer.finish_step())
+    place = records[1].non_finite
+    return records[0].gradient_norm, records[1].applied, place.optimizer, place.parameter
+
+
+def test_optimizers_that_decide_together_clip_and_skip_together():
+    norm = (3 * 3.0**2 + 3 * 4.0**2) ** 0.5
+    for found in run_ranks(2, decide_together):
+        assert found == (pytest.approx(norm), False, "stage 1", "w")
+
+
 def meet_differently(job):
     try:
         training.make(job, options=f"bucket_bytes: {4096 * (job.rank + 1)}")
