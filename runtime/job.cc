@@ -45,6 +45,10 @@ absl::Status CheckOptions(const JobOptions& job) {
     return absl::InvalidArgumentError(
         absl::StrCat("deadline = ", absl::FormatDuration(job.deadline), ": must be positive"));
   }
+  if (job.meet == JobMeeting::kAlone && (job.rank != 0 || job.world_size > 1 || !job.id.empty())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("meet: alone, and rank = ", job.rank, " of ", job.world_size, ", id = \"", job.id, "\""));
+  }
   if (job.meet != JobMeeting::kTcp) return absl::OkStatus();
   if (job.world_size < 1) {
     return absl::InvalidArgumentError(absl::StrCat("world_size = ", job.world_size, ": must be positive"));

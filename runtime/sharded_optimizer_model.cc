@@ -23,12 +23,17 @@ std::vector<int> AllBuckets(const ShardLayout& layout) {
 float AsFloat(float value) { return value; }
 float AsFloat(Bf16 value) { return ToFloat(value); }
 
+// As a checkpoint's name has room for.
+constexpr int64_t kMostSteps = 1'000'000'000'000;
+
 absl::Status CheckCounters(const StepCounters& counters, absl::Span<const int64_t> begin_applied_steps,
                            const ShardLayout& layout) {
   const auto wrong = [](absl::string_view field, int64_t value, absl::string_view rule) {
     return absl::InvalidArgumentError(absl::StrCat("SetCounters: ", field, " = ", value, ": must be ", rule));
   };
-  if (counters.step < 0) return wrong("step", counters.step, "at least 0");
+  if (counters.step < 0 || counters.step >= kMostSteps) {
+    return wrong("step", counters.step, absl::StrCat("from 0 to ", kMostSteps - 1));
+  }
   if (counters.applied_steps < 0 || counters.skipped_steps < 0 ||
       counters.applied_steps > counters.step - counters.skipped_steps) {
     return wrong("applied_steps", counters.applied_steps, "at least 0, with skipped_steps at most step");
@@ -220,11 +225,13 @@ absl::StatusOr<std::string> ShardedOptimizer::Impl::Load(const std::string& dire
   SHARDSTEP_RETURN_IF_ERROR(scheduler_->Settle("Load"));
   const CheckpointPolicy policy{.keep = options_.keep_checkpoints};
   const std::vector<CheckpointParameterInfo> parameters = ParameterInfos();
-  initialized_ = false;
-  SHARDSTEP_ASSIGN_OR_RETURN(
-      CheckpointInfo info,
+  const bool was_initialized = std::exchange(initialized_, false);
+  absl::StatusOr<CheckpointInfo> loaded =
       LoadCheckpoint(directory, layout_, state_access_, {.parameters = parameters, .sum_group = options_.sum_group},
-                     *rendezvous_, policy, warnings));
+                     *rendezvous_, policy, warnings);
+  // Where there is none nothing was touched, on any rank.
+  if (loaded.status().code() == absl::StatusCode::kNotFound) initialized_ = was_initialized;
+  SHARDSTEP_ASSIGN_OR_RETURN(CheckpointInfo info, std::move(loaded));
   scheduler_->RestoreCounters({.step = info.step,
                                .applied_steps = info.applied_steps,
                                .skipped_steps = info.skipped_steps,

@@ -2,6 +2,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -46,6 +47,10 @@ T Parse(const char* field, const std::string& text, const Word<T> (&words)[n]) {
 void MakeJob(JobOptions* job, const std::string& meet, const std::string& id, int rank, int world_size,
              const std::string& device, uintptr_t compute_stream, const std::string& gpu_transport,
              const std::string& host_address, double deadline_seconds) {
+  if (!std::isfinite(deadline_seconds) || deadline_seconds <= 0) {
+    throw StatusError{
+        absl::InvalidArgumentError(absl::StrCat("deadline_seconds = ", deadline_seconds, ": must be positive"))};
+  }
   new (job) JobOptions{.meet = Parse("meet", meet, kMeetings),
                        .id = id,
                        .rank = rank,

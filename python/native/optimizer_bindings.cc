@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <map>
 #include <optional>
 #include <string>
@@ -232,10 +233,8 @@ void BindState(Optimizer& optimizer) {
           },
           "parameter"_a, "kind"_a, "values"_a.noconvert(), "Collective. Takes what read_state gave.")
       .def_prop_ro("counters", &Counters, "Of the last finished step: step, applied_steps, skipped_steps, ...")
-      .def(
-          "begin_applied_step",
-          [](const PythonOptimizer& self, int p) { return self.optimizer().begin_applied_step(p); }, "p"_a,
-          "The applied steps when the state of parameter p began: 0, or when it was thawed.")
+      .def("begin_applied_step", &PythonOptimizer::BeginAppliedStep, "p"_a,
+           "The applied steps when the state of parameter p began: 0, or when it was thawed.")
       .def("set_counters", &SetCounters, "counters"_a, "begin_applied_steps"_a = std::vector<int64_t>(), Released(),
            "Collective. begin_applied_steps: by parameter; empty: all 0.")
       .def("digests", &Digests, Released(),
@@ -273,7 +272,14 @@ void BindOptimizer(nb::module_& module) {
   module.def("join_decisions", &PythonOptimizer::JoinDecisions, "job"_a, "optimizers"_a, "names"_a, kJoinText);
   optimizer
       .def(
-          "set_away", [](PythonOptimizer& self, double seconds) { self.optimizer().SetAway(absl::Seconds(seconds)); },
+          "set_away",
+          [](PythonOptimizer& self, double seconds) {
+            if (!std::isfinite(seconds) || seconds < 0) {
+              throw StatusError{
+                  absl::InvalidArgumentError(absl::StrCat("seconds = ", seconds, ": must be finite and at least 0"))};
+            }
+            self.optimizer().SetAway(absl::Seconds(seconds));
+          },
           "seconds"_a, "This rank is busy elsewhere for at most so long: no deadline runs meanwhile.")
       .def(
           "abort",
@@ -282,7 +288,8 @@ void BindOptimizer(nb::module_& module) {
           },
           "reason"_a, "Ends the job: every wait on every rank ends with Aborted, naming this rank and the reason.")
       .def("close", &PythonOptimizer::Close,
-           "Leaves the job; later calls are refused. Memory goes with the last array of weights and gradients.");
+           "Later calls are refused. The job is left and memory freed once no array of weights or gradients is left. A "
+           "process under mpirun that has left its last job can join no other: MPI is finalized.");
 }
 
 }  // namespace shardstep

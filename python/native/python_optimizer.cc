@@ -1,5 +1,7 @@
 #include "python_optimizer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -13,15 +15,21 @@ namespace shardstep {
 namespace nb = nanobind;
 
 struct PythonOptimizer::InJob {
+  const pid_t process = getpid();
   OptimizerOptions options;
   std::shared_ptr<Job> decision;  // what a joint decision meets over
   Job job;
+  // What the optimizer reads and writes of the caller's, as long as it lives.
+  std::map<int, nb::object> bound_weights, bound_gradients;
   std::unique_ptr<ShardedOptimizer> optimizer;  // goes first
 };
 
 PythonOptimizer::PythonOptimizer(const JobOptions& job, std::vector<ParameterSpec> parameters,
                                  const std::string& options)
-    : in_job_(std::make_shared<InJob>()) {
+    : in_job_(new InJob, [process = getpid()](InJob* in_job) {
+        // A forked child has none of the threads that destruction would wait for, and no part in the job.
+        if (getpid() == process) delete in_job;
+      }) {
   const nb::gil_scoped_release released;
   const OptimizerOptions& parsed = in_job_->options = ValueOrThrow(OptionsFromText(options));
   in_job_->job = ValueOrThrow(JoinJob(job, parsed));
@@ -37,12 +45,13 @@ ShardedOptimizer& PythonOptimizer::optimizer() const {
 }
 
 void PythonOptimizer::Close() {
-  {
-    const nb::gil_scoped_release released;
-    in_job_.reset();
-  }
-  bound_weights_.clear();
-  bound_gradients_.clear();
+  std::shared_ptr<InJob> last = std::exchange(in_job_, nullptr);
+  if (last == nullptr || last.use_count() > 1 || last->process != getpid()) return;
+  const nb::gil_scoped_release released;
+  last->optimizer.reset();
+  // The rest belongs to Python, in part.
+  const nb::gil_scoped_acquire acquired;
+  last.reset();
 }
 
 const ParameterSpec& PythonOptimizer::Parameter(int p) const {
@@ -59,6 +68,11 @@ OutArray PythonOptimizer::View(int p, DType dtype, const void* bf16, const void*
   return ToPython(const_cast<void*>(data), dtype, Parameter(p).shape, owner, in_job_->job.gpu, as_bits);
 }
 
+int64_t PythonOptimizer::BeginAppliedStep(int p) const {
+  Parameter(p);
+  return optimizer().begin_applied_step(p);
+}
+
 OutArray PythonOptimizer::Weights(int p, bool as_bits) const {
   const DType dtype = Parameter(p).weight_dtype;
   return View(p, dtype, optimizer().weights(p).data(), optimizer().fp32_weights(p).data(), as_bits);
@@ -70,24 +84,30 @@ OutArray PythonOptimizer::Gradient(int p, bool as_bits) const {
 }
 
 void PythonOptimizer::Bind(BindCall call, const char* what, int p, DType dtype, nb::object array,
-                           std::map<int, nb::object>* kept) {
+                           std::map<int, nb::object> InJob::*kept) {
   BufferView buffer;
   if (!array.is_none()) {
-    const InArray given = nb::cast<InArray>(array, /*convert=*/false);
+    InArray given;
+    if (!nb::try_cast(array, given, /*convert=*/false)) {
+      throw StatusError{absl::InvalidArgumentError(absl::StrCat(what, " of \"", Parameter(p).name,
+                                                                "\": no array that DLPack or the buffer protocol "
+                                                                "gives, to be read and written"))};
+    }
     buffer = ValueOrThrow(FromPython(given, absl::StrCat(what, " of \"", Parameter(p).name, "\""), dtype,
                                      optimizer().layout().elements(p), in_job_->job.gpu));
   }
   ThrowIfError((optimizer().*call)(p, buffer));
-  (*kept)[p] = std::move(array);
+  ((*in_job_).*kept)[p] = std::move(array);
 }
 
 void PythonOptimizer::BindWeights(int p, nb::object array) {
-  Bind(&ShardedOptimizer::BindWeights, "weights", p, Parameter(p).weight_dtype, std::move(array), &bound_weights_);
+  Bind(&ShardedOptimizer::BindWeights, "weights", p, Parameter(p).weight_dtype, std::move(array),
+       &InJob::bound_weights);
 }
 
 void PythonOptimizer::BindGradient(int p, nb::object array) {
   Bind(&ShardedOptimizer::BindGradient, "gradient", p, Parameter(p).gradient_dtype, std::move(array),
-       &bound_gradients_);
+       &InJob::bound_gradients);
 }
 
 void PythonOptimizer::Initialize(const nb::callable& fill) {

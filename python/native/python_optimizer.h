@@ -27,6 +27,7 @@ class PythonOptimizer {
   /// Drops the optimizer, whose memory stays as long as arrays of it do.
   void Close();
 
+  int64_t BeginAppliedStep(int p) const;
   OutArray Weights(int p, bool as_bits) const;
   OutArray Gradient(int p, bool as_bits) const;
   void BindWeights(int p, nanobind::object array);
@@ -49,11 +50,10 @@ class PythonOptimizer {
   OutArray View(int p, DType dtype, const void* bf16, const void* fp32, bool as_bits) const;
   using BindCall = absl::Status (ShardedOptimizer::*)(int p, BufferView buffer);
   void Bind(BindCall call, const char* what, int p, DType dtype, nanobind::object array,
-            std::map<int, nanobind::object>* kept);
+            std::map<int, nanobind::object> InJob::*kept);
 
   std::shared_ptr<InJob> in_job_;  // also of arrays; nullptr: closed
   absl::Status broken_;            // the model is not whole
-  std::map<int, nanobind::object> bound_weights_, bound_gradients_;
 };
 
 }  // namespace shardstep

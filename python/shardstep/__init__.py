@@ -18,6 +18,7 @@ numpy.from_dlpack; numpy knows no bf16, so it gets its bits.
 """
 
 import atexit as _atexit
+import os as _os
 import weakref as _weakref
 
 from ._errors import (
@@ -67,11 +68,13 @@ class ShardedOptimizer(_native.ShardedOptimizer):
 
     def __init__(self, job, parameters, options=""):
         super().__init__(job, parameters, options)
+        self._process = _os.getpid()
         _open.add(self)
 
 
 @_atexit.register
 def _leave_jobs():
-    # A process that ends inside a job has died, to the others and to mpirun.
+    # A process that ends inside a job has died, to the others and to mpirun. A forked child has no part in it.
     for optimizer in list(_open):
-        optimizer.close()
+        if optimizer._process == _os.getpid():
+            optimizer.close()

@@ -138,6 +138,10 @@ def test_groups_and_freezing(optimizer):
         (lambda o: o.gradient_ready(0), shardstep.FailedPrecondition, "GradientWritable"),
         (lambda o: o.step(learning_rate=0.1), shardstep.FailedPrecondition, "micro"),
         (lambda o: o.set_group(0, "adamw { beta9: 1 }"), shardstep.InvalidArgument, "group:1:14.*beta9"),
+        (lambda o: o.set_counters({"step": 2**63 - 1}), shardstep.InvalidArgument, "step = 9223372036854775807"),
+        (lambda o: o.set_away(-1.0), shardstep.InvalidArgument, "seconds = -1"),
+        (lambda o: o.begin_applied_step(5000), shardstep.InvalidArgument, "parameter 5000"),
+        (lambda o: o.bind_gradient(0, [1, 2]), shardstep.InvalidArgument, 'gradient of "matrix": no array'),
         (lambda o: o.set_counters({"steps": 1}), shardstep.InvalidArgument, '"steps"'),
         (lambda o: o.load("/nonexistent/place"), shardstep.NotFound, "/nonexistent/place"),
         (lambda o: shardstep.Job(meet="smoke"), shardstep.InvalidArgument, 'meet = "smoke": must be one of alone'),
@@ -160,6 +164,8 @@ def test_errors_have_a_class_and_name_what_is_wrong(optimizer, call, error, word
         (dict(meet="tcp", world_size=2), "", "id: empty"),
         (dict(device="tpu"), "", 'device = "tpu"'),
         (dict(deadline_seconds=0), "", "deadline"),
+        (dict(deadline_seconds=float("nan")), "", "deadline"),
+        (dict(rank=3, world_size=4, id="a:1"), "", "meet: alone, and rank = 3 of 4"),
     ],
 )
 def test_bad_jobs_and_options_are_named(job, options, words):

@@ -158,8 +158,13 @@ TEST(CarriedState, RefusesWhatRanksDoNotAgreeOnAndWritesNothing) {
     EXPECT_THAT(message(optimizer->SetCounters({.step = 5, .applied_steps = 6}, {})), HasSubstr("applied_steps = 6"));
     EXPECT_THAT(message(optimizer->SetCounters({.step = 5}, std::vector<int64_t>(1))),
                 HasSubstr("begin_applied_steps"));
+    EXPECT_THAT(message(optimizer->SetCounters({.step = int64_t{1} << 60}, {})),
+                HasSubstr("step = 1152921504606846976"));
+    EXPECT_EQ(optimizer->Load(::testing::TempDir() + "/no_such_checkpoint", nullptr).status().code(),
+              absl::StatusCode::kNotFound);
     EXPECT_EQ(optimizer->Digests().value(), before);
     EXPECT_EQ(optimizer->counters(), StepCounters{});
+    EXPECT_TRUE(optimizer->EndMicroStep().ok());
   });
 }
 

@@ -1,6 +1,8 @@
 """shardstep.torch.ShardedOptimizer as a torch.optim.Optimizer: what it does with a model, and what it refuses."""
 
-import contextlib
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -351,6 +353,14 @@ def test_schedulers_set_the_learning_rate(model):
         assert optimizer.record.learning_rate == expected
 
 
+def test_a_nan_rate_of_any_group_is_refused(model):
+    optimizer = shardstep.torch.ShardedOptimizer(groups_of(model), lr=1e-2)
+    backward(model)
+    optimizer.param_groups[1]["lr"] = float("nan")
+    with pytest.raises(shardstep.InvalidArgument, match="learning_rate"):
+        optimizer.step()
+
+
 def test_rates_of_groups_may_change_apart(model):
     optimizer = shardstep.torch.ShardedOptimizer(groups_of(model), lr=1e-2)
     lambdas = [lambda step: 1.0, lambda step: 0.0 if step else 1.0]
@@ -425,8 +435,188 @@ def test_models_that_cannot_be_are_refused(model):
     with pytest.raises(TypeError, match='"weight" is torch.sparse_coo'):
         sparse(torch.tensor([1])).float().sum().backward()
     optimizer.close()
+    with pytest.raises(TypeError, match="a set"):
+        shardstep.torch.ShardedOptimizer(set(model.parameters()))
     with pytest.raises(NotImplementedError, match="at construction"):
         optimizer_of(model).add_param_group({"params": [nn.Parameter(torch.ones(3))]})
+
+
+# ---- Weights that others write -------------------------------------------------------------------------------------------
+
+
+def test_weights_that_were_written_are_refused_until_they_are_adopted(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.step()
+    moments = optimizer.state_dict()["state"][0]["exp_avg"]
+    model.load_state_dict({name: torch.full_like(p, 0.5) for name, p in model.named_parameters()})
+    with pytest.raises(RuntimeError, match='"first.weight" was written since the last step.*adopt_weights'):
+        backward(model)
+    optimizer.adopt_weights()
+    state = optimizer.state_dict()["state"][0]
+    assert (state["master"] == 0.5).all() and torch.equal(state["exp_avg"], moments)
+
+
+def test_weights_written_between_backward_and_step_are_refused(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    with torch.no_grad():
+        model.norm.bias.fill_(7)
+    with pytest.raises(RuntimeError, match='"norm.bias" was written'):
+        optimizer.step()
+
+
+def test_parameters_that_moved_are_named(model):
+    optimizer = optimizer_of(model)
+    model.first.bias.data = torch.zeros_like(model.first.bias)
+    with pytest.raises(RuntimeError, match='"first.bias" is no longer in the optimizer\'s memory'):
+        backward(model)
+    optimizer.close()
+    assert not model.first.bias.any()
+
+
+def test_one_optimizer_per_parameter(model):
+    optimizer = optimizer_of(model)
+    with pytest.raises(ValueError, match='"first.weight" belongs to another'):
+        optimizer_of(model)
+    optimizer.close()
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.step()
+
+
+def test_requires_grad_is_changed_by_set_frozen_only(model):
+    optimizer = optimizer_of(model)
+    model.first.weight.requires_grad_(False)
+    with pytest.raises(RuntimeError, match='requires_grad of "first.weight" was changed'):
+        backward(model)
+    with pytest.raises(TypeError, match="one string"):
+        optimizer.set_frozen("first.weight", True)
+
+
+# ---- Going on after an error ----------------------------------------------------------------------------------------------
+
+
+def test_zero_grad_discards_what_is_not_under_way():
+    model, twin = models.make(), models.make()
+    optimizer, expected = optimizer_of(model, overlap_backward=False), optimizer_of(twin)
+    (100 * models.loss_of(model, 0, 1)).backward()
+    optimizer.zero_grad()
+    for m, o in ((model, optimizer), (twin, expected)):
+        backward(m)
+        o.step()
+    assert optimizer.digests() == expected.digests()
+    backward(model)
+    optimizer.zero_grad()
+    optimizer.step()
+    assert optimizer.record.gradient_norm == 0
+
+
+def test_zero_grad_refuses_to_discard_what_is_under_way(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    with pytest.raises(RuntimeError, match="under way already"):
+        optimizer.zero_grad()
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match="was changed after backward"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("arguments", [dict(divisor=0.0), dict(micro_batches=-3)])
+def test_a_step_refused_for_its_arguments_can_be_called_again(model, arguments):
+    twin = models.make()
+    optimizer, expected = optimizer_of(model), optimizer_of(twin)
+    backward(model)
+    with pytest.raises(shardstep.InvalidArgument):
+        optimizer.step(**arguments)
+    optimizer.step()
+    backward(twin)
+    expected.step()
+    assert optimizer.digests() == expected.digests()
+
+
+def test_a_failed_backward_can_be_discarded(model):
+    optimizer = optimizer_of(model, overlap_backward=False)
+
+    def fail(_):
+        raise MemoryError
+
+    handle = model.first.weight.register_hook(fail)
+    with pytest.raises(MemoryError):
+        backward(model)
+    handle.remove()
+    optimizer.zero_grad()
+    backward(model)
+    optimizer.step()
+    assert optimizer.record.applied
+
+
+def test_a_load_that_finds_nothing_changes_nothing(model, tmp_path):
+    optimizer = optimizer_of(model)
+    with pytest.raises(shardstep.NotFound):
+        optimizer.load(tmp_path / "nothing")
+    backward(model)
+    optimizer.step()
+    assert optimizer.record.applied
+
+
+def test_state_that_does_not_fit_is_named_and_nothing_changes(model):
+    optimizer = optimizer_of(model)
+    backward(model)
+    optimizer.step()
+    before = optimizer.digests()
+    good = optimizer.state_dict()
+    wrong_shape = {**good, "state": {**good["state"], 3: {**good["state"][3], "exp_avg": torch.zeros(2)}}}
+    no_moments = {**good, "state": {**good["state"], 2: {"master": good["state"][2]["master"]}}}
+    other_rule = {**good, "param_groups": [{**good["param_groups"][0], "rule": "sgd"}]}
+    for state, words in ((wrong_shape, 'exp_avg of "norm.bias"'), (no_moments, 'no exp_avg of "norm.weight"'),
+                         (other_rule, "rule was sgd"), ({}, "not the state")):
+        with pytest.raises(ValueError, match=words):
+            optimizer.load_state_dict(state)
+    assert optimizer.digests() == before
+
+
+def test_hooks_of_state_dicts_are_called(model):
+    optimizer = optimizer_of(model)
+    called = []
+    optimizer.register_state_dict_pre_hook(lambda o: called.append("pre"))
+    optimizer.register_state_dict_post_hook(lambda o, state: {**state, "mine": 1})
+    optimizer.register_load_state_dict_post_hook(lambda o: called.append("loaded"))
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    assert state["mine"] == 1 and called == ["pre", "loaded"]
+
+
+def test_what_did_not_change_keeps_its_graphs(model):
+    model.first.requires_grad_(False)
+    optimizer = optimizer_of(model)
+    x = torch.ones(2, 33, dtype=torch.bfloat16, requires_grad=True)
+    kept = model.first(x).sum()
+    backward(model)
+    optimizer.step()
+    kept.backward()
+    assert x.grad is not None
+
+
+FORKING = """
+import os, sys, models, shardstep.torch
+model = models.make()
+optimizer = models.optimizer_of(model, micro_steps=1, overlap_forward=True)
+models.loss_of(model, 0, 0).backward()
+optimizer.step()
+if os.fork() == 0:
+    sys.exit(0)
+assert os.wait()[1] == 0
+models.loss_of(model, 1, 0).backward()
+optimizer.step()
+assert optimizer.record.applied
+"""
+
+
+def test_a_forked_child_leaves_the_job_alone():
+    command = [sys.executable, "-c", FORKING]
+    ended = subprocess.run(command, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
 
 
 # ---- Its end -----------------------------------------------------------------------------------------------------------
@@ -443,9 +633,8 @@ def test_close_leaves_an_ordinary_model(model):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
     backward(model)
     assert model.first.weight.grad is not None
-    with contextlib.suppress(AttributeError):
-        optimizer.native.step(learning_rate=1.0)
-        pytest.fail("a closed optimizer took a step")
+    with pytest.raises(shardstep.FailedPrecondition, match="closed"):
+        optimizer.digests()
 
 
 def test_a_model_does_not_keep_its_optimizer():

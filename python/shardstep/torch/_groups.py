@@ -1,5 +1,7 @@
 """torch.optim's parameter groups as the options of a Shardstep optimizer, in the text format of options.proto."""
 
+import math
+
 RULES = ("adamw", "sgd", "lion")
 MASTERS = ("fp32", "split", "none")
 ROUNDINGS = ("nearest", "stochastic")
@@ -59,8 +61,10 @@ class LearningRates:
     def update(self, groups):
         """The step's rate; `self.factors` have changed where they had to."""
         rates = [float(group["lr"]) for group in groups]
+        if any(math.isnan(rate) for rate in rates):
+            return math.nan  # which the library refuses
         highest = max(rates)
-        if highest == 0 or highest != highest:
+        if highest == 0:
             return highest
         for index, rate in enumerate(rates):
             if abs(highest * self.factors[index] - rate) > _SAME_RATE * rate:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import os
 import weakref
 
 import torch
@@ -16,13 +17,28 @@ _DTYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _STATE_DICT_VERSION = 1
 
 _open = weakref.WeakSet()
+_owners = {}  # id of a parameter: weak reference to the open optimizer in whose memory it is, and which keeps it
 
 
 @atexit.register
 def _leave_jobs():
-    # Before the library's own handler: parameters still use its memory.
+    # Before the library's own handler: parameters still use its memory. A forked child has no part in the job.
     for optimizer in list(_open):
-        optimizer.close()
+        if optimizer._process == os.getpid():
+            optimizer.close()
+
+
+def _disown(ids, owner):
+    for key in ids:
+        if _owners.get(key) is owner:
+            del _owners[key]
+
+
+class _Closed:
+    """In the place of a library's optimizer that is closed."""
+
+    def __getattr__(self, name):
+        raise shardstep.FailedPrecondition(f"{name}: the optimizer is closed", "FAILED_PRECONDITION")
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
@@ -52,7 +68,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
       process_group, job: which ranks, see find_job; or a shardstep.Job.
       options: further lines of proto/options.proto's message Optimizer: "bucket_bytes: 8388608".
 
-    All ranks begin with rank 0's values if they are a process group; otherwise they must have been initialized alike.
+    All ranks begin with rank 0's values of these parameters if they are a process group and no `job` is given; otherwise
+    they must have been initialized alike. Buffers (BatchNorm's) are the caller's business.
+
+    From then on parameters are written by the optimizer. Who writes them otherwise (model.load_state_dict, an average
+    that is swapped in), in place and on all ranks, calls adopt_weights; step refuses it by name if they do not.
     """
 
     def __init__(
@@ -78,6 +98,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         options="",
     ):
         self._native = None
+        self._process = os.getpid()
         groups, self._names = _split_names(params)
         defaults = dict(
             lr=lr,
@@ -93,6 +114,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         super().__init__(groups, defaults)
         self.max_norm = max_norm
         self._parameters = [p for group in self.param_groups for p in group["params"]]
+        self._refuse_other_owners()
         self._overlap_forward = overlap_forward
         self._rates = _groups.LearningRates(self.param_groups)
         self._group_texts = self._texts_of_groups()
@@ -119,7 +141,13 @@ class ShardedOptimizer(torch.optim.Optimizer):
         _open.add(self)
         self._record = None
         self._in_flight = False
-        self._begun = False
+        self._begun = False  # gradients of the next step are under way
+        self._ended = False  # all its micro-steps have ended
+        self._ended_micro_steps = 0
+        self._note_weights()
+        ids = [id(parameter) for parameter in self._parameters]
+        _owners.update(dict.fromkeys(ids, this))
+        self._disown = weakref.finalize(self, _disown, ids, this)
 
     # ---- The step ----------------------------------------------------------------------------------------------------
 
@@ -145,16 +173,21 @@ class ShardedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._begin_step()
+        self._refuse_changed_weights()
         rate = self._rates.update(self.param_groups)
         self._refuse_late_settings()
-        self._end_micro_step()
+        if not self._ended:  # it has when a step was refused for its arguments
+            self._end_micro_step()
+            self._ended = True
         self._native.step(learning_rate=rate, micro_batches=micro_batches, divisor=divisor, max_norm=self.max_norm)
-        self._in_flight, self._begun = True, False
-        bump_versions(self._parameters)
+        self._in_flight, self._begun, self._ended, self._ended_micro_steps = True, False, False, 0
         if self._weights is not None:
             self._weights.step_called()
+            self._weights_changed()
         else:
             self.finish()
+            if self._record.applied:
+                self._weights_changed()
         return loss
 
     def synchronize(self):
@@ -179,7 +212,23 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return self._record
 
     def zero_grad(self, set_to_none=True):
-        """Nothing to do: step and accumulate leave no gradients behind."""
+        """Discards the gradients of the micro-step that has not ended. Between steps there are none.
+
+        RuntimeError when they are under way (overlap_backward), or earlier micro-steps of the step have ended."""
+        if self._ended_micro_steps or not self._gradients.discard():
+            raise RuntimeError(
+                "zero_grad: gradients of this step are under way already, and other ranks count on them: construct the "
+                "optimizer with overlap_backward=False to discard those of a micro-step before it ends"
+            )
+
+    def adopt_weights(self):
+        """Collective, between steps. Master weights become the parameters' values, which the caller has written in
+        place, alike on all ranks. Moments stay."""
+        self.finish()
+        for i, parameter in enumerate(self._parameters):
+            self._refuse_other_memory(i)
+            self._native.set_weights(self._names[i], parameter.detach().cpu())
+        self._note_weights()
 
     @property
     def micro_steps(self):
@@ -189,7 +238,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     @micro_steps.setter
     def micro_steps(self, micro_steps):
         self.finish()
-        self._native.set_micro_steps(micro_steps)
+        self._native.set_micro_steps(int(micro_steps))
         self._micro_steps = micro_steps
 
     # ---- State -------------------------------------------------------------------------------------------------------
@@ -200,6 +249,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         {"state": {index: {"master": fp32 tensor, "exp_avg": ..., "exp_avg_sq": ...}}, "param_groups": [...],
         "shardstep": counters}: 12 bytes per parameter with AdamW, on every rank. `save` keeps it sharded."""
         self.finish()
+        for hook in getattr(self, "_optimizer_state_dict_pre_hooks", {}).values():
+            hook(self)
         state = {}
         for i, parameter in enumerate(self._parameters):
             arrays = {"master": self._native.read_state(self._names[i], "master")}
@@ -211,7 +262,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 for name, tensor in tensors.items()
                 if tensor.numel() == parameter.numel()
             }
-        return {
+        state_dict = {
             "state": state,
             "param_groups": self._packed_groups(),
             "shardstep": {
@@ -220,24 +271,32 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 "begin_applied_steps": [self._native.begin_applied_step(i) for i in range(len(self._parameters))],
             },
         }
+        for hook in getattr(self, "_optimizer_state_dict_post_hooks", {}).values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
 
     def load_state_dict(self, state_dict):
-        """Collective. What state_dict returned, on every rank; weights become the rounded masters."""
+        """Collective. What state_dict returned, the same on every rank; weights become the rounded masters. ValueError,
+        and nothing has changed, names what does not fit; on all ranks alike, if they were given the same."""
         self.finish()
+        for hook in getattr(self, "_optimizer_load_state_dict_pre_hooks", {}).values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         own = state_dict.get("shardstep")
         if own is None or own.get("version") != _STATE_DICT_VERSION:
             raise ValueError("load_state_dict: not the state of a shardstep.torch.ShardedOptimizer of this version")
         self._check_groups(state_dict["param_groups"])
-        for i in range(len(self._parameters)):
-            arrays = state_dict["state"][i]
-            self._set_state(i, "master", arrays["master"])
-            for kind, name in self._moments_of(i).items():
-                if name in arrays:
-                    self._set_state(i, kind, arrays[name])
+        arrays = [self._arrays_of(i, state_dict["state"][i]) for i in range(len(self._parameters))]
+        for i, kinds in enumerate(arrays):
+            for kind, values in kinds.items():
+                self._native.set_state(self._names[i], kind, values)
         self._native.set_counters(own["counters"], own["begin_applied_steps"])
-        bump_versions(self._parameters)
+        self._weights_changed(frozen_too=True)
         for group, saved in zip(self.param_groups, state_dict["param_groups"]):
             group.update({key: value for key, value in saved.items() if key != "params"})
+        for hook in getattr(self, "_optimizer_load_state_dict_post_hooks", {}).values():
+            hook(self)
 
     def save(self, directory, caller_state=b""):
         """Collective. Writes a sharded, verified checkpoint; `caller_state` (bytes) comes back from load."""
@@ -248,7 +307,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Collective. Loads the newest whole checkpoint, of any world size: (caller_state, warnings)."""
         self.finish()
         loaded = self._native.load(str(directory))
-        bump_versions(self._parameters)
+        self._weights_changed(frozen_too=True)
         return loaded
 
     def digests(self):
@@ -258,12 +317,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def set_frozen(self, names, frozen):
         """Collective, between steps. Freezes or thaws parameters by name; sets their requires_grad."""
+        if isinstance(names, str):
+            raise TypeError(f"names: {names!r} is one string, must be several")
+        names = list(names)
         self.finish()
-        self._native.set_frozen(list(names), frozen)
+        self._native.set_frozen(names, frozen)
         for name in names:
-            i = self._names.index(name)
-            self._parameters[i].requires_grad_(not frozen)
+            self._parameters[self._names.index(name)].requires_grad_(not frozen)
         self._gradients.watch([i for i, p in enumerate(self._parameters) if p.requires_grad])
+        self._note_weights()
 
     @property
     def native(self):
@@ -271,22 +333,63 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return self._native
 
     def close(self):
-        """Leaves the job. Parameters keep their values, in memory of their own."""
-        if self._native is None:
+        """Leaves the job. Parameters keep their values, in memory of their own. Idempotent."""
+        if isinstance(self._native, _Closed):
             return
+        with contextlib.suppress(shardstep.Error):  # of a job that has ended already
+            self.finish()
         self._gradients.remove()
         if self._weights is not None:
             self._weights.remove()
-        for parameter in self._parameters:
-            parameter.data = parameter.data.clone()
+        for parameter, pointer in zip(self._parameters, self._pointers):
+            if parameter.data_ptr() == pointer:
+                parameter.data = parameter.data.clone()
+        self._disown()
         self._native.close()
-        self._native = None
+        self._native = _Closed()
+
+    def __deepcopy__(self, _memo):
+        raise TypeError("a ShardedOptimizer cannot be copied: it is a rank of a job")
 
     def add_param_group(self, param_group):
         """Only while constructing: parameters are laid out once."""
         if self._native is not None:
             raise NotImplementedError("add_param_group: give all parameters at construction, later ones frozen")
         super().add_param_group(param_group)
+
+    # ---- Weights that others write ------------------------------------------------------------------------------------
+
+    def _note_weights(self):
+        self._pointers = [p.data_ptr() for p in self._parameters]
+        self._versions = [p._version for p in self._parameters]
+
+    def _weights_changed(self, frozen_too=False):
+        bump_versions(p for p in self._parameters if frozen_too or p.requires_grad)
+        self._versions = [p._version for p in self._parameters]
+
+    def _refuse_changed_weights(self):
+        for i, parameter in enumerate(self._parameters):
+            self._refuse_other_memory(i)
+            if parameter._version != self._versions[i]:
+                raise RuntimeError(
+                    f'"{self._names[i]}" was written since the last step, and the master weights do not know of it: '
+                    "call optimizer.adopt_weights() on all ranks, after all of them have written the same"
+                )
+            if parameter.requires_grad != (i in self._gradients.watched):
+                raise RuntimeError(f'requires_grad of "{self._names[i]}" was changed: use optimizer.set_frozen')
+
+    def _refuse_other_memory(self, i):
+        if self._parameters[i].data_ptr() != self._pointers[i]:
+            raise RuntimeError(
+                f'"{self._names[i]}" is no longer in the optimizer\'s memory (model.to, .data = or load_state_dict with '
+                "assign=True after construction): write parameters in place, or construct the optimizer afterwards"
+            )
+
+    def _refuse_other_owners(self):
+        for parameter, name in zip(self._parameters, self._names):
+            owner = _owners.get(id(parameter), lambda: None)()
+            if owner is not None:
+                raise ValueError(f'"{name}" belongs to another ShardedOptimizer: close() that one first')
 
     # ---- Construction ------------------------------------------------------------------------------------------------
 
@@ -346,6 +449,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def _end_micro_step(self):
         self._gradients.end_micro_step()
+        self._ended_micro_steps += 1
         if self._weights is not None:
             self._weights.micro_step_ended()
 
@@ -356,6 +460,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if self._weights is not None:
             self._weights.backward_begins()
         self.finish()
+        self._refuse_changed_weights()
         self._rates.update(self.param_groups)
         for index, text in enumerate(self._texts_of_groups()):
             if text != self._group_texts[index]:
@@ -384,19 +489,35 @@ class ShardedOptimizer(torch.optim.Optimizer):
         saved_sizes = [len(group["params"]) for group in saved]
         if sizes != saved_sizes:
             raise ValueError(f"load_state_dict: groups of {saved_sizes} parameters, and here of {sizes}")
+        for index, (group, other) in enumerate(zip(self.param_groups, saved)):
+            if group["rule"] != other["rule"]:
+                raise ValueError(
+                    f"load_state_dict: param_groups[{index}]: the rule was {other['rule']}, here it is {group['rule']}"
+                )
 
-    def _set_state(self, i, kind, values):
-        values = torch.as_tensor(values)
-        if values.dtype != torch.float32 or values.shape != self._parameters[i].shape:
-            raise ValueError(
-                f'load_state_dict: {kind} of "{self._names[i]}" is {values.dtype} {list(values.shape)}, '
-                f"must be torch.float32 {list(self._parameters[i].shape)}"
-            )
-        self._native.set_state(self._names[i], kind, values.detach().cpu().contiguous().view(-1))
+    def _arrays_of(self, i, saved):
+        """{kind: one-dimensional fp32 tensor} of what the library keeps of parameter i."""
+        kinds = {"master": "master"}
+        if self._parameters[i].requires_grad:
+            kinds.update(self._moments_of(i))
+        arrays = {}
+        for kind, name in kinds.items():
+            if name not in saved:
+                raise ValueError(f'load_state_dict: there is no {name} of "{self._names[i]}", which was frozen then')
+            values = torch.as_tensor(saved[name])
+            if values.dtype != torch.float32 or values.shape != self._parameters[i].shape:
+                raise ValueError(
+                    f'load_state_dict: {name} of "{self._names[i]}" is {values.dtype} {list(values.shape)}, '
+                    f"must be torch.float32 {list(self._parameters[i].shape)}"
+                )
+            arrays[kind] = values.detach().cpu().contiguous().view(-1)
+        return arrays
 
 
 def _split_names(params):
     """(groups or parameters without names, a name for each parameter in order)."""
+    if isinstance(params, (set, frozenset)):
+        raise TypeError("params: a set has no order, and ranks must agree on one")
     params = list(params)
     if not params:
         raise ValueError("params: empty")

@@ -16,7 +16,8 @@ def find_job(process_group=None, **options):
 
     Collective. Ranks are those of `process_group`; without one those of the default group where torch.distributed is
     initialized; else those that torchrun or mpirun started, which need no process group; else this process is alone.
-    `options` go to shardstep.Job: device, compute_stream, gpu_transport, ... Each call makes a job of its own.
+    `options` go to shardstep.Job: device, compute_stream, gpu_transport, ... Each call makes a job of its own. Where
+    torchrun's agent keeps no store, rank 0 listens at MASTER_PORT for good: initialize a process group before.
     """
     if process_group is not None or (dist.is_available() and dist.is_initialized()):
         return _job_of_group(process_group, options)
@@ -24,6 +25,12 @@ def find_job(process_group=None, **options):
         return _job_of_torchrun(options)
     if "OMPI_COMM_WORLD_SIZE" in os.environ:
         return shardstep.Job(meet="mpi", **options)
+    for variable in ("PMI_SIZE", "PMIX_RANK", "SLURM_PROCID"):
+        if variable in os.environ:
+            raise RuntimeError(
+                f"{variable} is set: a launcher that is neither torchrun nor Open MPI's mpirun started this process; "
+                "initialize torch.distributed first, or say which job with job="
+            )
     return shardstep.Job(**options)
 
 

@@ -20,10 +20,16 @@ class GradientHooks:
         self._overlap = overlap
         self._views = {}
         self._handles = {}
+        self._writable = set()  # indices whose view may be written in this micro-step
         self._written = {}  # index: version of the view once its gradient was written, in this micro-step
         self._before_first = before_first  # called before the first gradient of a micro-step, or its end if there is none
         self.on_use = None  # called with the index of a parameter that backward reached
         self.watch(indices)
+
+    @property
+    def watched(self):
+        """Indices of the parameters that have gradients."""
+        return self._handles.keys()
 
     def watch(self, indices):
         """From now on these parameters have gradients, and no others."""
@@ -59,7 +65,9 @@ class GradientHooks:
         gradient = self._parameters[i].grad
         if gradient.layout != torch.strided:
             raise TypeError(f'the gradient of "{self._names[i]}" is {gradient.layout}; Shardstep takes dense ones')
-        self._native.gradient_writable(i)
+        if i not in self._writable:
+            self._native.gradient_writable(i)
+            self._writable.add(i)
         view.copy_(gradient.detach())
         self._parameters[i].grad = view
         self._written[i] = view._version
@@ -69,8 +77,9 @@ class GradientHooks:
     def _accumulated_again(self, i, view):
         if self._overlap:
             raise RuntimeError(
-                f'a second backward reached "{self._names[i]}", whose gradient is under way already: run the first '
-                "ones inside `with optimizer.accumulate()`, or construct the optimizer with overlap_backward=False"
+                f'a second backward reached "{self._names[i]}", whose gradient is under way already: run all but the '
+                "last inside `with optimizer.accumulate()`; or construct the optimizer with overlap_backward=False, "
+                "which also lets zero_grad() discard what a backward left that failed"
             )
         gradient = self._parameters[i].grad
         if gradient is not view:  # somebody has set .grad to None in between, or to a tensor of their own
@@ -86,11 +95,28 @@ class GradientHooks:
         else:
             self._refuse_late_changes()
         self._native.end_micro_step()
+        self._forget()
+
+    def discard(self):
+        """Forgets the gradients of this micro-step; False when they are under way, so that it cannot."""
+        if self._overlap and self._written:
+            return False
+        for i in self._writable:
+            self._views[i].zero_()
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._written.clear()
+        return True
+
+    def _forget(self):
         for i in self._written:
             self._parameters[i].grad = None
         self._written.clear()
+        self._writable.clear()
 
     def _mark_ready(self):
+        for i in self._writable - set(self._written):  # discarded: zeros
+            self._native.gradient_ready(i)
         for i in self._written:
             gradient = self._parameters[i].grad
             view = self._views[i]
@@ -103,7 +129,7 @@ class GradientHooks:
     def _refuse_late_changes(self):
         for i, version in self._written.items():
             gradient = self._parameters[i].grad
-            if gradient is None or (gradient is self._views[i] and gradient._version == version):
+            if gradient is self._views[i] and gradient._version == version:
                 continue
             raise RuntimeError(
                 f'the gradient of "{self._names[i]}" was changed after backward, when it was under way already: clip '
@@ -115,6 +141,7 @@ class GradientHooks:
             self._parameters[i].grad = None
         self.watch([])
         self._written.clear()
+        self._writable.clear()
 
 
 class WeightHooks:
