@@ -6,9 +6,11 @@ namespace shardstep::cuda {
 namespace {
 
 template <DigestForm kForm>
-__global__ void __launch_bounds__(kDigestThreads) DigestKernel(const __grid_constant__ CudaDigest args) {
-  DigestBlocks<kForm>(DeviceMachine(), args, int64_t{blockIdx.x} * kDigestThreads + threadIdx.x,
-                      int64_t{gridDim.x} * kDigestThreads);
+__global__ void __launch_bounds__(kDigestThreads) DigestKernel(const __grid_constant__ CudaDigest args, bool aligned) {
+  const DeviceMachine machine;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
+  DigestWarp<kForm, DeviceMachine>(machine, args, aligned)
+      .Run(int64_t{blockIdx.x} * kDigestWarps + warp, int64_t{gridDim.x} * kDigestWarps);
 }
 
 }  // namespace
@@ -19,10 +21,9 @@ int LoadDigest() {
 }
 
 int LaunchDigest(const CudaDigest& args, CudaStreamHandle stream) {
-  constexpr int64_t kElements = kDigestBlock * kDigestThreads;
-  const int64_t blocks = (args.elements + kElements - 1) / kElements;
   return VisitForm(args.form, [&](auto form) {
-    return Launch<DigestKernel<decltype(form)::value>>(blocks, kDigestThreads, stream, args);
+    return Launch<DigestKernel<decltype(form)::value>>(DigestGrid(args), kDigestThreads, stream, args,
+                                                       IsAligned(args.values));
   });
 }
 

@@ -6,7 +6,7 @@
 #include "shardstep/comm/bf16.h"
 #include "shardstep/comm/cuda/cuda_api.h"
 #include "shardstep/comm/small_reduction.h"
-#include "shardstep/optimizer/digest_formula.h"
+#include "shardstep/optimizer/digest_words.h"
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/optimizer/update_rule.h"
 

@@ -103,8 +103,8 @@ absl::Status CheckArguments(const DigestArgs& args) {
   }
   if (args.elements == 0) return absl::OkStatus();
   SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Digest", "values", args.values, true));
-  if (args.form != DigestForm::kWidened) {
-    SHARDSTEP_RETURN_IF_ERROR(CheckPointer("Digest", "remainder", args.remainder, false));
+  if (args.form != DigestForm::kWidened && args.remainder != nullptr) {
+    return Refuse("Digest: remainder is given, and only widened values are joined with one");
   }
   return CheckPointer("Digest", "sum", args.sum, true);
 }

@@ -13,7 +13,7 @@
 #include "shardstep/comm/slice.h"
 #include "shardstep/comm/status.h"
 #include "shardstep/comm/stream.h"
-#include "shardstep/optimizer/digest_formula.h"
+#include "shardstep/optimizer/digest_words.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/optimizer/update_rule.h"

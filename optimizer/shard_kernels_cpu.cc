@@ -58,29 +58,25 @@ class BlockCursor {
   int64_t first_block_ = 0;  // of segments_[index_]
 };
 
-Digest DigestOfArray(const DigestArgs& args) {
-  const size_t elements = static_cast<size_t>(args.elements);
-  const auto* const bf16 = static_cast<const Bf16*>(args.values);
+// Of elements [begin, begin + elements) of the array.
+Digest DigestOfRun(const DigestArgs& args, int64_t begin, int64_t elements) {
+  const auto count = static_cast<size_t>(elements);
+  const auto* const bf16 = static_cast<const Bf16*>(args.values) + begin;
   switch (args.form) {
     case DigestForm::kBf16:
-      return DigestOf(args.parameter, args.begin_element, absl::MakeConstSpan(bf16, elements));
+      return DigestOf(args.parameter, args.begin_element + begin, absl::MakeConstSpan(bf16, count));
     case DigestForm::kFp32:
-      return DigestOf(args.parameter, args.begin_element,
-                      absl::MakeConstSpan(static_cast<const float*>(args.values), elements));
+      return DigestOf(args.parameter, args.begin_element + begin,
+                      absl::MakeConstSpan(static_cast<const float*>(args.values) + begin, count));
     case DigestForm::kWidened:
       break;
   }
-  Digest sum;
-  float block[kBlock];
-  for (int64_t begin = 0; begin < args.elements; begin += kBlock) {
-    const int64_t count = std::min(kBlock, args.elements - begin);
-    for (int64_t i = 0; i < count; ++i) {
-      block[i] = args.remainder == nullptr ? ToFloat(bf16[begin + i])
-                                           : Join({.weight = bf16[begin + i], .remainder = args.remainder[begin + i]});
-    }
-    sum += DigestOf(args.parameter, args.begin_element + begin, absl::MakeConstSpan(block, static_cast<size_t>(count)));
+  std::vector<float> values(count);
+  for (size_t i = 0; i < count; ++i) {
+    values[i] = args.remainder == nullptr ? ToFloat(bf16[i])
+                                          : Join({.weight = bf16[i], .remainder = args.remainder[begin + i]});
   }
-  return sum;
+  return DigestOf(args.parameter, args.begin_element + begin, absl::MakeConstSpan(values));
 }
 
 class CpuShardKernels : public ShardKernels {
@@ -114,8 +110,8 @@ class CpuShardKernels : public ShardKernels {
   }
 
   absl::Status Digest(const DigestArgs& args, Stream& stream) override {
-    return Enqueue("digest", args, stream, [args] {
-      Add(DigestOfArray(args), args.sum);
+    return Enqueue("digest", args, stream, [this, args] {
+      RunDigest(args);
       return absl::OkStatus();
     });
   }
@@ -204,6 +200,14 @@ class CpuShardKernels : public ShardKernels {
         args.segments, [&](const BlockRun& run, Nothing*) { block_kernels_.update(args, schedule, run); },
         [](const Nothing&) {});
     return absl::OkStatus();
+  }
+
+  void RunDigest(const DigestArgs& args) {
+    const Segment whole = {.elements = args.elements};
+    ForEachRun<shardstep::Digest>(
+        absl::MakeConstSpan(&whole, 1),
+        [&](const BlockRun& run, shardstep::Digest* sum) { *sum += DigestOfRun(args, run.begin, run.elements); },
+        [&](const shardstep::Digest& sum) { Add(sum, args.sum); });
   }
 
   const CpuBlockKernels block_kernels_;

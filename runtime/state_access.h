@@ -7,7 +7,7 @@
 #include "absl/types/span.h"
 #include "shardstep/comm/communicator.h"
 #include "shardstep/comm/memory.h"
-#include "shardstep/optimizer/digest_formula.h"
+#include "shardstep/optimizer/digest_words.h"
 #include "shardstep/optimizer/shard_layout.h"
 #include "shardstep/optimizer/shard_state.h"
 #include "shardstep/runtime/state_kind.h"

@@ -7,7 +7,7 @@
 #include "shardstep/comm/buffer.h"
 #include "shardstep/comm/memory.h"
 #include "shardstep/comm/status.h"
-#include "shardstep/optimizer/digest_formula.h"
+#include "shardstep/optimizer/digest_words.h"
 #include "shardstep/optimizer/step_words.h"
 
 namespace shardstep {

@@ -203,10 +203,11 @@ int HostCudaKernels::Digest(const CudaDigest& args, CudaStreamHandle stream) {
                                                                  .sum = args.sum});
   return cuda_.Enqueue(stream, "Digest", accesses, [options = options_, args] {
     HostMachine machine(options.order_seed);
-    const int threads = options.filling_blocks * cuda::kDigestThreads;
+    const int warps = Grid(options, cuda::DigestGrid(args)) * cuda::kDigestWarps;
+    const bool aligned = cuda::IsAligned(args.values);
     cuda::VisitForm(args.form, [&](auto form) {
-      for (const int thread : machine.Order(threads)) {
-        cuda::DigestBlocks<decltype(form)::value>(machine, args, thread, threads);
+      for (const int warp : machine.Order(warps)) {
+        cuda::DigestWarp<decltype(form)::value, HostMachine>(machine, args, aligned).Run(warp, warps);
       }
     });
   });

@@ -28,7 +28,20 @@ Hash128 ByLibrary(const void* elements, size_t size_bytes) {
 
 template <DigestForm kForm>
 Hash128 ByFormula(const void* values, const uint16_t* remainder, size_t elements) {
-  return Xxh3::Of(DigestBlock<kForm>(kParameter, kBlock, values, remainder, static_cast<int64_t>(elements)));
+  const DigestBlock<kForm> message(kParameter, kBlock, values, remainder, static_cast<int>(elements));
+  const int size = message.size_bytes();
+  if (Xxh3::IsShort(size)) return Xxh3::OfShort(message);
+  Hash128 sum;
+  for (int q = 0; q < 4; ++q) {
+    Xxh3::Quarter quarter(q);
+    for (int stripe = 0; stripe < Xxh3::Stripes(size); ++stripe) {
+      quarter.Add(stripe, message.Words(quarter.Offset(stripe)));
+    }
+    quarter.AddLast(message.Words(quarter.LastOffset(size)));
+    sum.low += quarter.Part().low;
+    sum.high += quarter.Part().high;
+  }
+  return Xxh3::OfParts(sum, size);
 }
 
 std::vector<uint16_t> RandomHalves(size_t count) {

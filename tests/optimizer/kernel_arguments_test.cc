@@ -100,6 +100,37 @@ TEST(KernelArgumentsTest, RefusesSumsThatCannotBe) {
               HasSubstr("group_accumulator_out is missing"));
 }
 
+TEST(KernelArgumentsTest, RefusesADigestThatCannotBe) {
+  const float value = 0;
+  const uint16_t remainder = 0;
+  DigestSum sum;
+  const DigestArgs whole = {.values = &value, .begin_element = 2048, .elements = 1, .sum = &sum};
+  EXPECT_TRUE(CheckArguments(whole).ok());
+  DigestArgs args = whole;
+  args.values = nullptr;
+  EXPECT_THAT(Refusal(args), HasSubstr("values is missing"));
+  args = whole;
+  args.sum = nullptr;
+  EXPECT_THAT(Refusal(args), HasSubstr("sum is missing"));
+  args = whole;
+  args.elements = -1;
+  EXPECT_THAT(Refusal(args), HasSubstr("elements = -1"));
+  for (const int64_t begin : {1000, -1024}) {
+    args = whole;
+    args.begin_element = begin;
+    EXPECT_THAT(Refusal(args), HasSubstr(absl::StrCat("begin_element = ", begin)));
+  }
+  args = whole;
+  args.remainder = &remainder;
+  for (const DigestForm form : {DigestForm::kFp32, DigestForm::kBf16}) {
+    args.form = form;
+    EXPECT_THAT(Refusal(args), HasSubstr("remainder is given"));
+  }
+  args.form = DigestForm::kWidened;
+  EXPECT_TRUE(CheckArguments(args).ok());
+  EXPECT_TRUE(CheckArguments(DigestArgs{}).ok()) << "nothing";
+}
+
 TEST(KernelArgumentsTest, RefusesBytesThatAreNotThere) {
   std::byte byte{};
   EXPECT_TRUE(CheckArguments(ZeroArgs{}).ok());

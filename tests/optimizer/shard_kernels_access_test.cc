@@ -229,6 +229,28 @@ TEST_P(AccessTest, UpdateTouchesOnlyWhatItDeclares) {
   }
 }
 
+// Elements at the end of a page, so aligned to vectors or not.
+TEST_P(AccessTest, DigestTouchesOnlyWhatItDeclares) {
+  for (const DigestForm form : {DigestForm::kBf16, DigestForm::kFp32, DigestForm::kWidened}) {
+    for (const int64_t elements : {1, 55, 56, 57, 111, 112, 113, 120, 1023, 1024, 1025, 3 * 1024, 3 * 1024 + 400}) {
+      GuardedArray values(elements * (form == DigestForm::kFp32 ? 4 : 2));
+      GuardedArray remainders(elements * 2);
+      DigestSum sum;
+      const DigestArgs args = {
+          .form = form,
+          .values = values.data(),
+          .remainder = form == DigestForm::kWidened ? reinterpret_cast<uint16_t*>(remainders.data()) : nullptr,
+          .elements = elements,
+          .sum = &sum};
+      const std::vector<MemoryAccess> accesses = Accesses(args);
+      for (GuardedArray* const array : {&values, &remainders}) array->Protect(accesses, std::byte{0xff});
+      EXPECT_TRUE(TestedKernels::Create(GetParam(), 2)->Digest(args).ok());
+      values.CheckAndUnprotect("values");
+      remainders.CheckAndUnprotect("remainders");
+    }
+  }
+}
+
 // Bytes that are read and written, but for scan and scalars.
 struct Traffic {
   int64_t read_bytes = 0;
@@ -280,6 +302,23 @@ TEST(AccessesTest, UpdateListsWhatItsKindKeeps) {
     EXPECT_EQ(reads(&work.scalars), 1);
     EXPECT_EQ(reads(work.rules.data()), 1);
   }
+}
+
+TEST(AccessesTest, DigestListsValuesRemaindersAndSum) {
+  const float fp32[3] = {};
+  DigestSum sum;
+  const DigestArgs whole = {.values = fp32, .elements = 3, .sum = &sum};
+  const std::vector<MemoryAccess> accesses = Accesses(whole);
+  ASSERT_EQ(accesses.size(), 2u);
+  EXPECT_TRUE(accesses[0].begin == fp32 && accesses[0].size_bytes == 12 && !accesses[0].write);
+  EXPECT_TRUE(accesses[1].begin == &sum && accesses[1].size_bytes == 32 && accesses[1].write);
+  const uint16_t halves[6] = {};
+  const DigestArgs split = {
+      .form = DigestForm::kWidened, .values = halves, .remainder = halves + 3, .elements = 3, .sum = &sum};
+  const std::vector<MemoryAccess> of_split = Accesses(split);
+  ASSERT_EQ(of_split.size(), 3u);
+  EXPECT_TRUE(of_split[0].begin == halves && of_split[0].size_bytes == 6);
+  EXPECT_TRUE(of_split[1].begin == halves + 3 && of_split[1].size_bytes == 6 && !of_split[1].write);
 }
 
 TEST(AccessesTest, ZeroAndCopyListTheirBytes) {

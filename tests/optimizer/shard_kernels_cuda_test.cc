@@ -143,6 +143,8 @@ TEST(ShardKernelsCudaTest, RefusesArgumentsAndStreamsAsTheOthersDo) {
   EXPECT_THAT(Invalid(cuda.kernels().Update(work.Update(), host)), HasSubstr("Update: needs a CUDA stream"));
   EXPECT_THAT(Invalid(cuda.kernels().Zero({}, host)), HasSubstr("Zero: needs a CUDA stream"));
   EXPECT_THAT(Invalid(cuda.kernels().Copy({}, host)), HasSubstr("Copy: needs a CUDA stream"));
+  EXPECT_THAT(Invalid(cuda.kernels().Digest({}, host)), HasSubstr("Digest: needs a CUDA stream"));
+  EXPECT_THAT(Invalid(cuda.kernels().Digest({.elements = -1}, cuda.stream())), HasSubstr("elements"));
   StepOrder order;
   ScanResult scan;
   SmallReduction reduction;

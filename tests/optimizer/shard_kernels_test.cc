@@ -321,6 +321,7 @@ TEST(ShardKernelsTest, RefusesWhatItCannotRun) {
   EXPECT_THAT(message(kernels->Update(work.Update(), other)), HasSubstr("host stream"));
   EXPECT_THAT(message(kernels->Zero({}, other)), HasSubstr("host stream"));
   EXPECT_THAT(message(kernels->Copy({}, other)), HasSubstr("host stream"));
+  EXPECT_THAT(message(kernels->Digest({}, other)), HasSubstr("host stream"));
   InlineStream stream;
   // All of what is checked: kernel_arguments_test.
   UpdateArgs update = work.Update();

@@ -60,6 +60,11 @@ absl::Status TestedKernels::Update(const UpdateArgs& args) {
   return stream().Synchronize(stream().Record());
 }
 
+absl::Status TestedKernels::Digest(const DigestArgs& args) {
+  SHARDSTEP_RETURN_IF_ERROR(kernels().Digest(args, stream()));
+  return stream().Synchronize(stream().Record());
+}
+
 ::testing::AssertionResult TestedKernels::JudgedByReference(const KernelCase& start) {
   KernelCase expected = start;
   KernelCase actual = start;

@@ -26,6 +26,7 @@ class TestedKernels {
 
   absl::Status Reduce(const ReduceArgs& args);
   absl::Status Update(const UpdateArgs& args);
+  absl::Status Digest(const DigestArgs& args);
   /// Runs both passes on copies of `start` and on the reference, and compares every bit.
   ::testing::AssertionResult JudgedByReference(const KernelCase& start);
 

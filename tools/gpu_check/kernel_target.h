@@ -8,7 +8,7 @@
 #include "shardstep/comm/cuda/cuda_stream.h"
 #include "shardstep/comm/memory.h"
 #include "shardstep/optimizer/digest.h"
-#include "shardstep/optimizer/digest_formula.h"
+#include "shardstep/optimizer/digest_words.h"
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/runtime/cuda_backend.h"
 #include "shardstep/tools/gpu_check/kernel_case.h"
