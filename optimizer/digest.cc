@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
-#include "shardstep/optimizer/digest_formula.h"
+#include "shardstep/optimizer/digest_words.h"
 #include "shardstep/optimizer/shard_layout.h"
 
 #define XXH_INLINE_ALL

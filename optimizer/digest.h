@@ -9,7 +9,7 @@
 
 namespace shardstep {
 
-struct DigestSum;  // digest_formula.h
+struct DigestSum;  // digest_words.h
 
 /// Sum mod 2^128 of the XXH3-128 of every block of 1024 logical elements (numeric contract 6). Can be summed from
 /// shards in any order.

@@ -211,11 +211,21 @@ class WeightHooks:
         self._handle.remove()
 
 
+def _takes_many():
+    try:
+        increment_version([torch.zeros(1)])
+    except (TypeError, RuntimeError):  # before torch 2.5
+        return False
+    return True
+
+
+_TAKES_MANY = _takes_many()
+
+
 def bump_versions(tensors):
     """Tells autograd that these were changed in place, so that a graph that saved one of them refuses its backward."""
-    tensors = list(tensors)
-    try:
-        increment_version(tensors)
-    except (TypeError, AttributeError):  # before torch 2.5 it takes one at a time
-        for tensor in tensors:
-            increment_version(tensor)
+    if _TAKES_MANY:
+        increment_version(list(tensors))
+        return
+    for tensor in tensors:
+        increment_version(tensor)
