@@ -71,7 +71,7 @@ class DigestBlock {
     const int i = (offset - kPlaceBytes) / kElementBytes;
     const auto* const bf16 = static_cast<const Bf16*>(values_);
     if constexpr (kForm == DigestForm::kBf16) return bf16[i].bits;
-    if constexpr (kForm == DigestForm::kFp32) return WithOneNan(static_cast<const uint32_t*>(values_)[i]);
+    if constexpr (kForm == DigestForm::kFp32) return WithOneNan(FloatBits(static_cast<const float*>(values_)[i]));
     return WithOneNan(remainder_ == nullptr ? FloatBits(ToFloat(bf16[i]))
                                             : FloatBits(Join({.weight = bf16[i], .remainder = remainder_[i]})));
   }
