@@ -20,8 +20,9 @@ absl::Status ArrayToC(absl::Span<const Bf16> bf16, absl::Span<const float> fp32,
 }
 
 absl::StatusOr<BufferView> BufferFromC(void* data, size_t bytes) {
-  if (data == nullptr && bytes != 0)
+  if (data == nullptr && bytes != 0) {
     return absl::InvalidArgumentError(absl::StrCat("data = NULL: of ", bytes, " bytes"));
+  }
   return BufferView{static_cast<std::byte*>(data), static_cast<int64_t>(bytes)};
 }
 

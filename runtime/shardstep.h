@@ -46,6 +46,8 @@
 extern "C" {
 #endif
 
+/* NOLINTBEGIN(modernize-*): this is C. */
+
 /* As absl::StatusCode; comm/status.h says when each is given. */
 typedef enum shardstep_code {
   SHARDSTEP_OK = 0,
@@ -322,6 +324,8 @@ SHARDSTEP_API shardstep_code shardstep_join_decisions(const shardstep_job* job, 
 SHARDSTEP_API shardstep_code shardstep_set_away(shardstep_optimizer* optimizer, double seconds);
 /* From any thread, while the optimizer lives. `reason` may be NULL. */
 SHARDSTEP_API shardstep_code shardstep_abort(shardstep_optimizer* optimizer, const char* reason);
+
+/* NOLINTEND(modernize-*) */
 
 #ifdef __cplusplus
 } /* extern "C" */
