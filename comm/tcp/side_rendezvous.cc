@@ -85,8 +85,8 @@ std::string HostToListenOn(const SideRendezvousOptions& options, bool share_host
   return share_host ? "127.0.0.1" : SystemHostName();
 }
 
-absl::StatusOr<ListeningPlace> SharePlace(Rendezvous& parent, int first_member, const absl::StatusOr<ListeningPlace>& mine,
-                                 absl::Duration deadline) {
+absl::StatusOr<ListeningPlace> SharePlace(Rendezvous& parent, int first_member,
+                                          const absl::StatusOr<ListeningPlace>& mine, absl::Duration deadline) {
   SHARDSTEP_RETURN_IF_ERROR(AgreeOnStatus(parent, absl::StrCat(kCreate, ": listening"), mine.status(), deadline));
   SHARDSTEP_ASSIGN_OR_RETURN(
       const std::vector<std::string> all,
