@@ -154,8 +154,8 @@ class ShardedOptimizer {
   /// old ones. `caller_state` comes back from Load. Refused when torn or while a step is in flight.
   absl::Status Save(const std::string& directory, absl::string_view caller_state);
   /// Collective. Restores the newest whole checkpoint under `directory`, of any world size; the caller's blob.
-  /// NotFound when there is none, and nothing has changed; DataLoss when all are damaged. A damaged one is named in `warnings` and the next
-  /// older one taken.
+  /// NotFound when there is none, and nothing has changed; DataLoss when all are damaged. A damaged one is named in
+  /// `warnings` and the next older one taken.
   absl::StatusOr<std::string> Load(const std::string& directory, std::vector<std::string>* warnings);
 
   /// CUDA graphs: whole steps, captured once and launched again and again. BeginCapture, between steps, waits until all
