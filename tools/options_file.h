@@ -12,7 +12,8 @@ class Message;
 
 namespace shardstep {
 
-/// ParseOptionsText (runtime/options_text.h) of the text of `file`, of at most 1 MiB. NotFound, PermissionDenied or Unknown name the file.
+/// ParseOptionsText (runtime/options_text.h) of the text of `file`, of at most 1 MiB. NotFound, PermissionDenied or
+/// Unknown name the file.
 absl::Status ReadOptionsFile(const std::string& file, google::protobuf::Message* message);
 
 /// Sets one field: `path` as in "optimizer.group[0].master" or "model.layers", `value` as in the text format, strings

@@ -275,7 +275,8 @@ absl::Status Trainer::Evaluate() {
   SHARDSTEP_ASSIGN_OR_RETURN(const double sum, SumInOrder("held-out losses", mine, groups, kLongestEvaluation));
   optimizer_->SetAway(absl::ZeroDuration());
   if (listener_ == nullptr) return absl::OkStatus();
-  return listener_->HeldOut(optimizer_->counters().step, ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows)));
+  return listener_->HeldOut(optimizer_->counters().step,
+                            ToBitsPerByte(sum / static_cast<double>(options_.evaluate_windows)));
 }
 
 absl::Status Trainer::Save() {
