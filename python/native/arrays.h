@@ -11,7 +11,6 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "shardstep/comm/buffer.h"
 #include "shardstep/comm/dtype.h"
 #include "shardstep/comm/status.h"
 
@@ -19,8 +18,9 @@ namespace shardstep {
 
 /// What Python gets: it has __dlpack__ and, on CPUs, Python's buffer protocol.
 using OutArray = nanobind::ndarray<nanobind::array_api>;
-/// What Python gives: anything that has one of them.
-using InArray = nanobind::ndarray<>;
+/// What Python gives: anything that has one of them; to be written too, and only to be read.
+using WrittenArray = nanobind::ndarray<>;
+using ReadArray = nanobind::ndarray<nanobind::ro>;
 
 /// Where memory is: a GPU's number, or -1 for the host.
 using Gpu = int;
@@ -31,10 +31,9 @@ OutArray ToPython(void* data, DType dtype, absl::Span<const int64_t> shape, nano
 /// fp32 on the host, one-dimensional; its own.
 OutArray ToPython(std::vector<float> values);
 
-/// InvalidArgument names `what` and the first that is wrong: dtype, elements, contiguity, device. uint16 passes for
+/// InvalidArgument names `what` and the first that is wrong: dtype, device, elements, contiguity. uint16 passes for
 /// bf16.
-absl::StatusOr<BufferView> FromPython(const InArray& array, absl::string_view what, DType dtype, int64_t elements,
-                                      Gpu gpu);
+absl::Status CheckArray(const ReadArray& array, absl::string_view what, DType dtype, int64_t elements, Gpu gpu);
 
 }  // namespace shardstep
 

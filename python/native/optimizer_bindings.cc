@@ -1,10 +1,12 @@
 // The optimizer's methods. What they mean, block for and refuse is said in runtime/sharded_optimizer.h.
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
@@ -52,16 +54,20 @@ Numbers Counters(const PythonOptimizer& self) {
 
 void SetCounters(PythonOptimizer& self, const Numbers& counters, const std::vector<int64_t>& begin_applied_steps) {
   StepCounters values;
-  const std::map<std::string, int64_t*> fields = {{"step", &values.step},
-                                                  {"applied_steps", &values.applied_steps},
-                                                  {"skipped_steps", &values.skipped_steps},
-                                                  {"consecutive_skips", &values.consecutive_skips}};
+  std::map<std::string, int64_t*> fields = {{"step", &values.step},
+                                            {"applied_steps", &values.applied_steps},
+                                            {"skipped_steps", &values.skipped_steps},
+                                            {"consecutive_skips", &values.consecutive_skips}};
   for (const auto& [name, value] : counters) {
     const auto field = fields.find(name);
     if (field == fields.end()) {
       throw StatusError{absl::InvalidArgumentError(absl::StrCat("set_counters: no counter \"", name, "\""))};
     }
     *field->second = value;
+    fields.erase(field);
+  }
+  if (!fields.empty()) {
+    throw StatusError{absl::InvalidArgumentError(absl::StrCat("set_counters: needs \"", fields.begin()->first, "\""))};
   }
   ThrowIfError(self.optimizer().SetCounters(values, begin_applied_steps));
 }
@@ -69,6 +75,12 @@ void SetCounters(PythonOptimizer& self, const Numbers& counters, const std::vect
 StepArguments Arguments(double learning_rate, int64_t micro_batches, std::optional<double> divisor,
                         std::optional<double> max_norm) {
   return {.learning_rate = learning_rate, .micro_batches = micro_batches, .divisor = divisor, .max_norm = max_norm};
+}
+
+StepRecord FinishStep(PythonOptimizer& self) {
+  absl::StatusOr<StepRecord> record = self.optimizer().FinishStep();
+  self.LeaveStep();
+  return ValueOrThrow(std::move(record));
 }
 
 StateKind ParseKind(const std::string& text) {
@@ -96,18 +108,18 @@ std::map<std::string, std::string> Digests(PythonOptimizer& self) {
           {"second_moment", digests.second_moment.ToHex()}};
 }
 
-void Save(PythonOptimizer& self, const std::string& directory, const nb::bytes& caller_state) {
+void Save(PythonOptimizer& self, const std::filesystem::path& directory, const nb::bytes& caller_state) {
   const absl::string_view state(caller_state.c_str(), caller_state.size());
   const nb::gil_scoped_release released;
-  ThrowIfError(self.optimizer().Save(directory, state));
+  ThrowIfError(self.optimizer().Save(directory.string(), state));
 }
 
-nb::tuple Load(PythonOptimizer& self, const std::string& directory) {
+nb::tuple Load(PythonOptimizer& self, const std::filesystem::path& directory) {
   std::vector<std::string> warnings;
   std::string state;
   {
     const nb::gil_scoped_release released;
-    state = ValueOrThrow(self.optimizer().Load(directory, &warnings));
+    state = ValueOrThrow(self.optimizer().Load(directory.string(), &warnings));
   }
   return nb::make_tuple(nb::bytes(state.data(), state.size()), warnings);
 }
@@ -132,7 +144,7 @@ void BindArrays(Optimizer& optimizer) {
       .def(
           "weights", &PythonOptimizer::Weights, "p"_a, nb::kw_only(), "as_bits"_a = false,
           "The weights of parameter p, in its shape, in place. To read between weights_ready and step. A DLPack array; "
-          "as_bits: bf16 as uint16, for numpy.from_dlpack.")
+          "as_bits: bf16 as uint16, for numpy.asarray.")
       .def("gradient", &PythonOptimizer::Gradient, "p"_a, nb::kw_only(), "as_bits"_a = false,
            "The gradient of parameter p, in its shape, in place. To write between gradient_writable and "
            "gradient_ready. As weights.")
@@ -154,13 +166,14 @@ void BindStep(Optimizer& optimizer) {
           Released(), "Blocks until the weights of p are those of the last step.")
       .def("all_weights_ready", &PythonOptimizer::AllWeightsReady, Released(), "weights_ready of every parameter.")
       .def(
-          "gradient_writable", [](PythonOptimizer& self, int p) { ThrowIfError(self.optimizer().GradientWritable(p)); },
-          "p"_a, Released(), "Blocks until this rank may overwrite the gradient of p; once per micro-step.")
+          "gradient_writable",
+          [](PythonOptimizer& self, int p) { self.EnterStep(self.optimizer().GradientWritable(p)); }, "p"_a, Released(),
+          "Blocks until this rank may overwrite the gradient of p; once per micro-step.")
       .def(
-          "gradient_ready", [](PythonOptimizer& self, int p) { ThrowIfError(self.optimizer().GradientReady(p)); },
+          "gradient_ready", [](PythonOptimizer& self, int p) { self.EnterStep(self.optimizer().GradientReady(p)); },
           "p"_a, Released(), "The gradient of p is written. Never blocks.")
       .def(
-          "end_micro_step", [](PythonOptimizer& self) { ThrowIfError(self.optimizer().EndMicroStep()); }, Released(),
+          "end_micro_step", [](PythonOptimizer& self) { self.EnterStep(self.optimizer().EndMicroStep()); }, Released(),
           "Ends a micro-step, micro_steps times per step on every rank; gradients that are not ready count as zeros.")
       .def(
           "set_micro_steps",
@@ -170,15 +183,14 @@ void BindStep(Optimizer& optimizer) {
           "step",
           [](PythonOptimizer& self, double learning_rate, int64_t micro_batches, std::optional<double> divisor,
              std::optional<double> max_norm) {
-            ThrowIfError(self.optimizer().Step(Arguments(learning_rate, micro_batches, divisor, max_norm)));
+            self.EnterStep(self.optimizer().Step(Arguments(learning_rate, micro_batches, divisor, max_norm)));
           },
           nb::kw_only(), "learning_rate"_a, "micro_batches"_a = 0, "divisor"_a.none() = nb::none(),
           "max_norm"_a.none() = nb::none(), Released(),
           "Collective. Enqueues the step and returns. micro_batches: 0 for micro_steps * world_size. divisor: of the "
           "sum of gradients; None: micro_batches. max_norm: None: no clipping.")
-      .def(
-          "finish_step", [](PythonOptimizer& self) { return ValueOrThrow(self.optimizer().FinishStep()); }, Released(),
-          "Blocks until this rank's part of the last step is done; its StepRecord.")
+      .def("finish_step", &FinishStep, Released(),
+           "Blocks until this rank's part of the last step is done; its StepRecord.")
       .def(
           "begin_capture", [](PythonOptimizer& self) { ThrowIfError(self.optimizer().BeginCapture()); }, Released(),
           "Collective. The calls up to end_capture are captured into a CUDA graph.")
@@ -189,7 +201,7 @@ void BindStep(Optimizer& optimizer) {
           "replay",
           [](PythonOptimizer& self, double learning_rate, int64_t micro_batches, std::optional<double> divisor,
              std::optional<double> max_norm) {
-            ThrowIfError(self.optimizer().Replay(Arguments(learning_rate, micro_batches, divisor, max_norm)));
+            self.EnterStep(self.optimizer().Replay(Arguments(learning_rate, micro_batches, divisor, max_norm)));
           },
           nb::kw_only(), "learning_rate"_a, "micro_batches"_a = 0, "divisor"_a.none() = nb::none(),
           "max_norm"_a.none() = nb::none(), Released(), "Collective. Before a graph of a step is launched.");
@@ -228,7 +240,7 @@ void BindState(Optimizer& optimizer) {
           "the host, on every rank; empty where there is none.")
       .def(
           "set_state",
-          [](PythonOptimizer& self, const std::string& parameter, const std::string& kind, const InArray& values) {
+          [](PythonOptimizer& self, const std::string& parameter, const std::string& kind, const ReadArray& values) {
             self.SetState(parameter, ParseKind(kind), values);
           },
           "parameter"_a, "kind"_a, "values"_a.noconvert(), "Collective. Takes what read_state gave.")
@@ -286,9 +298,12 @@ void BindOptimizer(nb::module_& module) {
           [](PythonOptimizer& self, const std::string& reason) {
             self.optimizer().Abort(absl::CancelledError(reason));
           },
-          "reason"_a, "Ends the job: every wait on every rank ends with Aborted, naming this rank and the reason.")
+          "reason"_a,
+          "Ends the job, from any thread: every wait inside a step, on every rank, ends with Aborted, which names this "
+          "rank and the reason.")
       .def("close", &PythonOptimizer::Close,
-           "Later calls are refused. The job is left and memory freed once no array of weights or gradients is left. A "
+           "Later calls are refused. Inside a step it ends the job. The job is left and memory freed once no array of "
+           "weights or gradients is left. A "
            "process under mpirun that has left its last job can join no other: MPI is finalized.");
 }
 

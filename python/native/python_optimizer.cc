@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "shardstep/runtime/joint_decision.h"
 #include "shardstep/runtime/options_text.h"
@@ -13,6 +14,22 @@
 namespace shardstep {
 
 namespace nb = nanobind;
+
+namespace {
+
+template <typename T>
+absl::Span<const T> SpanOf(const ReadArray& values) {
+  return absl::MakeConstSpan(static_cast<const T*>(values.data()), values.size());
+}
+
+// Of Python's text of an error: what was raised, without where.
+absl::string_view LastLine(absl::string_view text) {
+  text = absl::StripTrailingAsciiWhitespace(text);
+  const size_t end_of_others = text.rfind('\n');
+  return end_of_others == absl::string_view::npos ? text : text.substr(end_of_others + 1);
+}
+
+}  // namespace
 
 struct PythonOptimizer::InJob {
   const pid_t process = getpid();
@@ -44,14 +61,28 @@ ShardedOptimizer& PythonOptimizer::optimizer() const {
   return *in_job_->optimizer;
 }
 
+PythonOptimizer::~PythonOptimizer() { Close(); }
+
+void PythonOptimizer::EnterStep(const absl::Status& returned) {
+  ThrowIfError(returned);
+  inside_step_ = true;
+}
+
 void PythonOptimizer::Close() {
-  std::shared_ptr<InJob> last = std::exchange(in_job_, nullptr);
-  if (last == nullptr || last.use_count() > 1 || last->process != getpid()) return;
+  if (in_job_ == nullptr) return;
+  // Arrays may keep this rank in the job for long, and the others would wait for it.
+  if (inside_step_ && in_job_->process == getpid()) {
+    in_job_->optimizer->Abort(absl::CancelledError("the optimizer was closed inside a step"));
+  }
+  LetGo(std::exchange(in_job_, nullptr));
+}
+
+void PythonOptimizer::LetGo(std::shared_ptr<InJob> in_job) {
+  if (in_job.use_count() > 1 || in_job->process != getpid()) return;
+  const auto weights = std::move(in_job->bound_weights);
+  const auto gradients = std::move(in_job->bound_gradients);
   const nb::gil_scoped_release released;
-  last->optimizer.reset();
-  // The rest belongs to Python, in part.
-  const nb::gil_scoped_acquire acquired;
-  last.reset();
+  in_job.reset();
 }
 
 const ParameterSpec& PythonOptimizer::Parameter(int p) const {
@@ -63,7 +94,10 @@ const ParameterSpec& PythonOptimizer::Parameter(int p) const {
 
 OutArray PythonOptimizer::View(int p, DType dtype, const void* bf16, const void* fp32, bool as_bits) const {
   auto* kept = new std::shared_ptr<InJob>(in_job_);
-  const nb::capsule owner(kept, [](void* pointer) noexcept { delete static_cast<std::shared_ptr<InJob>*>(pointer); });
+  const nb::capsule owner(kept, [](void* pointer) noexcept {
+    const std::unique_ptr<std::shared_ptr<InJob>> mine(static_cast<std::shared_ptr<InJob>*>(pointer));
+    LetGo(std::move(*mine));
+  });
   const void* data = dtype == DType::kFp32 ? fp32 : bf16;
   return ToPython(const_cast<void*>(data), dtype, Parameter(p).shape, owner, in_job_->job.gpu, as_bits);
 }
@@ -87,14 +121,15 @@ void PythonOptimizer::Bind(BindCall call, const char* what, int p, DType dtype, 
                            std::map<int, nb::object> InJob::*kept) {
   BufferView buffer;
   if (!array.is_none()) {
-    InArray given;
+    WrittenArray given;
     if (!nb::try_cast(array, given, /*convert=*/false)) {
       throw StatusError{absl::InvalidArgumentError(absl::StrCat(what, " of \"", Parameter(p).name,
                                                                 "\": no array that DLPack or the buffer protocol "
                                                                 "gives, to be read and written"))};
     }
-    buffer = ValueOrThrow(FromPython(given, absl::StrCat(what, " of \"", Parameter(p).name, "\""), dtype,
-                                     optimizer().layout().elements(p), in_job_->job.gpu));
+    ThrowIfError(CheckArray(ReadArray(given), absl::StrCat(what, " of \"", Parameter(p).name, "\""), dtype,
+                            optimizer().layout().elements(p), in_job_->job.gpu));
+    buffer = {static_cast<std::byte*>(given.data()), static_cast<int64_t>(given.nbytes())};
   }
   ThrowIfError((optimizer().*call)(p, buffer));
   ((*in_job_).*kept)[p] = std::move(array);
@@ -129,36 +164,33 @@ void PythonOptimizer::Initialize(const nb::callable& fill) {
     });
   }
   if (error != nullptr) {
-    // The other ranks have weights that are whole but for this rank's.
-    broken_ = absl::AbortedError(absl::StrCat("initialize: fill raised ", error->what()));
+    // The other ranks have weights that are whole but for this rank's, and wait in a step or a meeting.
+    broken_ = absl::AbortedError(absl::StrCat("initialize: fill raised ", LastLine(error->what())));
     in_job_->optimizer->Abort(broken_);
+    in_job_->job.rendezvous->Fail(broken_);
     throw nb::python_error(std::move(*error));
   }
   ThrowIfError(status);
 }
 
-void PythonOptimizer::SetWeights(const std::string& parameter, const InArray& values) {
+void PythonOptimizer::SetWeights(const std::string& parameter, const ReadArray& values) {
   const int p = optimizer().layout().FindParameter(parameter);
   if (p < 0) throw StatusError{absl::NotFoundError(absl::StrCat("set_weights: no parameter \"", parameter, "\""))};
   const DType dtype = Parameter(p).weight_dtype;
   const int64_t elements = optimizer().layout().elements(p);
-  const BufferView view = ValueOrThrow(
-      FromPython(values, absl::StrCat("set_weights: the values of \"", parameter, "\""), dtype, elements, /*gpu=*/-1));
+  ThrowIfError(CheckArray(values, absl::StrCat("set_weights: the values of \"", parameter, "\""), dtype, elements,
+                          /*gpu=*/-1));
   const nb::gil_scoped_release released;
-  const size_t size = static_cast<size_t>(elements);
-  ThrowIfError(dtype == DType::kFp32
-                   ? optimizer().SetWeights(parameter, absl::MakeConstSpan(view.as<const float>(), size))
-                   : optimizer().SetWeights(parameter, absl::MakeConstSpan(view.as<const Bf16>(), size)));
+  ThrowIfError(dtype == DType::kFp32 ? optimizer().SetWeights(parameter, SpanOf<float>(values))
+                                     : optimizer().SetWeights(parameter, SpanOf<Bf16>(values)));
 }
 
-void PythonOptimizer::SetState(const std::string& parameter, StateKind kind, const InArray& values) {
-  const int64_t elements = static_cast<int64_t>(values.size());
-  const BufferView view =
-      ValueOrThrow(FromPython(values, absl::StrCat("set_state: the ", Name(kind), " of \"", parameter, "\""),
-                              DType::kFp32, elements, /*gpu=*/-1));
+void PythonOptimizer::SetState(const std::string& parameter, StateKind kind, const ReadArray& values) {
+  // How many there must be, the library says.
+  ThrowIfError(CheckArray(values, absl::StrCat("set_state: the ", Name(kind), " of \"", parameter, "\""), DType::kFp32,
+                          static_cast<int64_t>(values.size()), /*gpu=*/-1));
   const nb::gil_scoped_release released;
-  ThrowIfError(optimizer().SetState(parameter, kind,
-                                    absl::MakeConstSpan(view.as<const float>(), static_cast<size_t>(elements))));
+  ThrowIfError(optimizer().SetState(parameter, kind, SpanOf<float>(values)));
 }
 
 void PythonOptimizer::JoinDecisions(const JobOptions& job, const std::vector<PythonOptimizer*>& optimizers,

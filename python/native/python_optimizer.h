@@ -21,11 +21,15 @@ class PythonOptimizer {
  public:
   /// Collective.
   PythonOptimizer(const JobOptions& job, std::vector<ParameterSpec> parameters, const std::string& options);
+  ~PythonOptimizer();
 
   /// FailedPrecondition once it is closed, Aborted once `fill` has failed.
   ShardedOptimizer& optimizer() const;
-  /// Drops the optimizer, whose memory stays as long as arrays of it do.
+  /// Ends the job inside a step, and drops the optimizer, whose memory stays as long as arrays of it do.
   void Close();
+  /// Of a call that is a part of a step: throws what it returned, or this rank is inside a step from now on.
+  void EnterStep(const absl::Status& returned);
+  void LeaveStep() { inside_step_ = false; }
 
   int64_t BeginAppliedStep(int p) const;
   OutArray Weights(int p, bool as_bits) const;
@@ -34,8 +38,8 @@ class PythonOptimizer {
   void BindGradient(int p, nanobind::object array);
   /// An error of `fill` ends the job, and is thrown.
   void Initialize(const nanobind::callable& fill);
-  void SetWeights(const std::string& parameter, const InArray& values);
-  void SetState(const std::string& parameter, StateKind kind, const InArray& values);
+  void SetWeights(const std::string& parameter, const ReadArray& values);
+  void SetState(const std::string& parameter, StateKind kind, const ReadArray& values);
   /// Waits for the weights of all parameters.
   void AllWeightsReady() const;
   /// Collective over the ranks of all `optimizers`, which `job` describes (joint_decision.h). names[i] is that of
@@ -52,8 +56,12 @@ class PythonOptimizer {
   void Bind(BindCall call, const char* what, int p, DType dtype, nanobind::object array,
             std::map<int, nanobind::object> InJob::*kept);
 
+  // Destroys it if nobody else has it. With the interpreter lock, which is given up meanwhile.
+  static void LetGo(std::shared_ptr<InJob> in_job);
+
   std::shared_ptr<InJob> in_job_;  // also of arrays; nullptr: closed
-  absl::Status broken_;            // the model is not whole
+  bool inside_step_ = false;
+  absl::Status broken_;  // the model is not whole
 };
 
 }  // namespace shardstep

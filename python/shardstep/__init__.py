@@ -6,15 +6,15 @@ shardstep.torch has the optimizer for PyTorch. Here is the C++ library itself, f
     optimizer.initialize(fill)                      # fill(p, begin, values) writes fp32 master weights
     for each step:
         optimizer.gradient_writable(0)              # per parameter, in any order
-        numpy.from_dlpack(optimizer.gradient(0, as_bits=True))[...] = ...
+        numpy.asarray(optimizer.gradient(0, as_bits=True))[...] = ...
         optimizer.gradient_ready(0)
         optimizer.end_micro_step()
         optimizer.step(learning_rate=1e-3)
         record = optimizer.finish_step()
         optimizer.weights_ready(0)
 
-Ranks are processes: Job says how they meet. Arrays are DLPack arrays in place, for torch.from_dlpack and
-numpy.from_dlpack; numpy knows no bf16, so it gets its bits.
+Ranks are processes: Job says how they meet. Arrays are in place, for torch.from_dlpack and numpy.asarray (numpy's own
+from_dlpack only reads, before numpy 2.1); numpy knows no bf16, so it gets its bits.
 """
 
 import atexit as _atexit

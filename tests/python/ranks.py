@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import time
 import traceback
 
 import shardstep
@@ -18,19 +19,27 @@ def run_ranks(world_size, function, *args, timeout_seconds=120):
     ]
     for process in processes:
         process.start()
-    found = [None] * world_size
-    try:
-        for _ in range(world_size):
-            rank, result = results.get(timeout=timeout_seconds)
-            found[rank] = result
-    except queue.Empty:
-        pass
+    found = _collect(processes, results, time.monotonic() + timeout_seconds)
     for process in processes:
         process.join(10)
     hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for process in processes:
         process.kill()
     assert not hung, f"ranks {hung} did not end"
+    return [found.get(rank) for rank in range(world_size)]
+
+
+def _collect(processes, results, deadline):
+    """What ranks return, by rank, until all others have ended or the deadline has passed."""
+    found = {}
+    while len(found) < len(processes) and time.monotonic() < deadline:
+        # Asked first: what a rank returned is in the queue before it ends.
+        ended = all(rank in found or not process.is_alive() for rank, process in enumerate(processes))
+        try:
+            rank, found[rank] = results.get(timeout=0.1)
+        except queue.Empty:
+            if ended:
+                break
     return found
 
 

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy
 import pytest
@@ -26,7 +27,7 @@ def weights(optimizer, p):
 def test_masters_are_filled_and_weights_are_their_rounding(optimizer):
     for p, (name, shape, dtype) in enumerate(training.PARAMETERS):
         values = training.initial(p, 0, int(numpy.prod(shape)))
-        assert numpy.array_equal(numpy.from_dlpack(optimizer.read_state(name, "master")), values)
+        assert numpy.array_equal(numpy.asarray(optimizer.read_state(name, "master")), values)
         expected = training.to_bits(values) if dtype == "bf16" else values
         assert numpy.array_equal(weights(optimizer, p), expected.reshape(shape))
 
@@ -46,12 +47,12 @@ def test_a_step_is_adamw(optimizer):
         g = grads[p].reshape(-1) / norm
         w = training.initial(p, 0, g.size).astype(numpy.float64)
         expected = w - 0.01 * 0.1 * w - 0.01 * g / (numpy.abs(g) + 1e-8)
-        got = numpy.from_dlpack(optimizer.read_state(name, "master"))
+        got = numpy.asarray(optimizer.read_state(name, "master"))
         assert numpy.allclose(got, expected, rtol=2e-6, atol=2e-7)
 
 
 def test_arrays_are_in_place_and_have_the_parameters_shape(optimizer):
-    view = numpy.from_dlpack(optimizer.gradient(0, as_bits=True))
+    view = numpy.asarray(optimizer.gradient(0, as_bits=True))
     assert view.shape == (37, 61) and view.dtype == numpy.uint16
     view[3, 5] = 0x4040
     assert numpy.from_dlpack(optimizer.gradient(0, as_bits=True))[3, 5] == 0x4040
@@ -65,8 +66,7 @@ def test_callers_buffers_take_the_place_of_gradients():
                  for _, shape, dtype in training.PARAMETERS]
     kept = numpy.zeros((37, 61), numpy.uint16)
     for p, array in enumerate(gradients):
-        if array.size:
-            bound.bind_gradient(p, array)
+        bound.bind_gradient(p, array)
     bound.bind_weights(0, kept)
     training.train(ours, 1)
     for k in range(training.MICRO_BATCHES):
@@ -99,16 +99,26 @@ def test_wrong_buffers_are_refused_and_never_copied(optimizer, array, words):
         optimizer.set_weights("matrix", array)
 
 
+def test_what_is_only_read_may_be_read_only(optimizer):
+    values = numpy.full(15, 2, numpy.float32)
+    values.flags.writeable = False
+    optimizer.set_weights("scale", values)
+    optimizer.set_state("scale", "first_moment", values)
+    assert numpy.array_equal(weights(optimizer, 2).reshape(-1), values)
+    with pytest.raises(shardstep.InvalidArgument, match="to be read and written"):
+        optimizer.bind_weights(2, values)
+
+
 def test_weights_and_state_can_be_set(optimizer):
     training.train(optimizer, 1)
-    moments = numpy.from_dlpack(optimizer.read_state("matrix", "second_moment"))
+    moments = numpy.asarray(optimizer.read_state("matrix", "second_moment"))
     bits = training.to_bits(numpy.full((37, 61), 0.75))
     optimizer.set_weights("matrix", bits)
     assert numpy.array_equal(weights(optimizer, 0), bits)
-    assert set(numpy.from_dlpack(optimizer.read_state("matrix", "master"))) == {0.75}
-    assert numpy.array_equal(numpy.from_dlpack(optimizer.read_state("matrix", "second_moment")), moments)
+    assert set(numpy.asarray(optimizer.read_state("matrix", "master"))) == {0.75}
+    assert numpy.array_equal(numpy.asarray(optimizer.read_state("matrix", "second_moment")), moments)
     optimizer.set_state("matrix", "first_moment", numpy.full(37 * 61, 3, numpy.float32))
-    assert set(numpy.from_dlpack(optimizer.read_state("matrix", "first_moment"))) == {3.0}
+    assert set(numpy.asarray(optimizer.read_state("matrix", "first_moment"))) == {3.0}
 
 
 def test_groups_and_freezing(optimizer):
@@ -121,7 +131,7 @@ def test_groups_and_freezing(optimizer):
     optimizer.step(learning_rate=0.1)
     optimizer.finish_step()
     assert numpy.array_equal(weights(optimizer, 1), before)
-    assert numpy.from_dlpack(optimizer.read_state("bias", "first_moment")).size == 0
+    assert numpy.asarray(optimizer.read_state("bias", "first_moment")).size == 0
     assert optimizer.add_group("adamw { weight_decay: 0 }", ["bias"]) == 1
     assert optimizer.begin_applied_step(1) == 1
     optimizer.set_group(1, "adamw { weight_decay: 0.5 }")
@@ -138,7 +148,10 @@ def test_groups_and_freezing(optimizer):
         (lambda o: o.gradient_ready(0), shardstep.FailedPrecondition, "GradientWritable"),
         (lambda o: o.step(learning_rate=0.1), shardstep.FailedPrecondition, "micro"),
         (lambda o: o.set_group(0, "adamw { beta9: 1 }"), shardstep.InvalidArgument, "group:1:14.*beta9"),
-        (lambda o: o.set_counters({"step": 2**63 - 1}), shardstep.InvalidArgument, "step = 9223372036854775807"),
+        (lambda o: o.set_counters({**o.counters, "step": 2**63 - 1}), shardstep.InvalidArgument,
+         "step = 9223372036854775807"),
+        (lambda o: o.set_counters({"step": 1, "applied_steps": 1, "skipped_steps": 0}), shardstep.InvalidArgument,
+         'needs "consecutive_skips"'),
         (lambda o: o.set_away(-1.0), shardstep.InvalidArgument, "seconds = -1"),
         (lambda o: o.begin_applied_step(5000), shardstep.InvalidArgument, "parameter 5000"),
         (lambda o: o.bind_gradient(0, [1, 2]), shardstep.InvalidArgument, 'gradient of "matrix": no array'),
@@ -181,7 +194,7 @@ def test_a_gpu_that_is_not_there_is_said_so():
 def test_records_say_what_was_not_finite(optimizer):
     for k in range(training.MICRO_BATCHES):
         optimizer.gradient_writable(2)
-        numpy.from_dlpack(optimizer.gradient(2))[...] = numpy.inf if k == 7 else 1.0
+        numpy.asarray(optimizer.gradient(2))[...] = numpy.inf if k == 7 else 1.0
         optimizer.gradient_ready(2)
         optimizer.end_micro_step()
     optimizer.step(learning_rate=0.1)
@@ -200,6 +213,23 @@ def test_memory_is_what_was_estimated(optimizer):
     assert optimizer.memory["gradient_bytes"] > 2 * 37 * 61
 
 
+def test_checkpoints_hold_the_callers_state(optimizer, tmp_path):
+    training.train(optimizer, 1)
+    digests = optimizer.digests()
+    optimizer.save(tmp_path / "run", b"a\0b")
+    training.train(optimizer, 1, begin=1)
+    assert optimizer.load(tmp_path / "run") == (b"a\0b", [])
+    assert optimizer.digests() == digests and optimizer.counters["step"] == 1
+
+
+def test_a_damaged_checkpoint_is_named(optimizer, tmp_path):
+    optimizer.save(tmp_path)
+    for shard in tmp_path.rglob("*.safetensors"):
+        shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(shardstep.DataLoss, match=str(tmp_path)):
+        optimizer.load(tmp_path)
+
+
 def test_an_exception_of_fill_comes_through(optimizer):
     with pytest.raises(ZeroDivisionError):
         optimizer.initialize(lambda p, begin, values: 1 / 0)
@@ -209,10 +239,10 @@ def test_an_exception_of_fill_comes_through(optimizer):
 
 def test_filled_arrays_may_be_kept(optimizer):
     kept = []
-    optimizer.initialize(lambda p, begin, values: kept.append(numpy.from_dlpack(values)))
+    optimizer.initialize(lambda p, begin, values: kept.append(numpy.asarray(values)))
     for array in kept:
         array[...] = 9.0
-    assert not numpy.from_dlpack(optimizer.read_state("matrix", "master")).any()
+    assert not numpy.asarray(optimizer.read_state("matrix", "master")).any()
 
 
 def test_arrays_outlive_the_optimizer(optimizer):
@@ -250,6 +280,36 @@ def test_everything_has_a_docstring_and_a_stub():
         assert inspect.getdoc(thing), name
     for name in (name for name in dir(shardstep.ShardedOptimizer) if not name.startswith("_")):
         assert f"def {name}(" in stub, name
+
+
+def test_bound_arrays_live_as_long_as_they_are_used(optimizer):
+    array = numpy.zeros((37, 61), numpy.uint16)
+    alive = weakref.ref(array)
+    optimizer.bind_gradient(0, array)
+    del array
+    assert alive() is not None
+    kept = optimizer.weights(1)
+    optimizer.close()
+    assert alive() is not None  # by `kept`, whose memory is a part of the optimizer that reads the array
+    del kept
+    assert alive() is None
+
+
+def test_a_forked_child_leaves_the_job_alone():
+    program = """if True:
+        import os, sys, shardstep, training
+        optimizer = training.make(shardstep.Job())
+        training.train(optimizer, 1)
+        child = os.fork()
+        if child == 0:
+            del optimizer
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        training.train(optimizer, 1, begin=1)
+    """
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60,
+                           cwd=pathlib.Path(__file__).parent)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_a_process_that_ends_with_an_open_optimizer_ends_quietly():

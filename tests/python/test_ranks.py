@@ -1,5 +1,10 @@
 """Ranks that are processes: equal bits at every world size, state that moves, and failures that all hear of."""
 
+import pathlib
+import subprocess
+import sys
+import threading
+import time
 
 import numpy
 import pytest
@@ -9,6 +14,8 @@ import training
 from ranks import die, run_ranks
 
 STATE_KINDS = ("master", "first_moment", "second_moment")
+# Seconds, for which a rank that has failed goes on living: others that waited for its end would say that it has left.
+LONG = 2
 
 
 def digests_after(job, steps):
@@ -39,7 +46,7 @@ def save_state(job, path):
     optimizer = training.make(job, job.world_size)
     training.train(optimizer, 2)
     optimizer.save(path, b"two steps")
-    arrays = {name: {kind: numpy.from_dlpack(optimizer.read_state(name, kind)) for kind in STATE_KINDS}
+    arrays = {name: {kind: numpy.asarray(optimizer.read_state(name, kind)) for kind in STATE_KINDS}
               for name, _, _ in training.PARAMETERS}
     return arrays, optimizer.counters
 
@@ -77,7 +84,7 @@ def decide_together(job):
     records = []
     for step in range(2):
         optimizer.gradient_writable(0)
-        numpy.from_dlpack(optimizer.gradient(0))[...] = numpy.inf if job.rank == step == 1 else 3.0 + job.rank
+        numpy.asarray(optimizer.gradient(0))[...] = numpy.inf if job.rank == step == 1 else 3.0 + job.rank
         optimizer.gradient_ready(0)
         optimizer.end_micro_step()
         optimizer.step(learning_rate=0.1, max_norm=1.0)
@@ -105,9 +112,8 @@ def test_ranks_that_differ_are_named():
         assert "bucket_bytes" in message and "ranks 0 and 1" in message
 
 
-def raise_in_fill(job):
-    parameters = [shardstep.Parameter("w", (5000,))]
-    optimizer = shardstep.ShardedOptimizer(job, parameters, "wait_deadline_seconds: 20")
+def raise_in_fill(job, others_do):
+    optimizer = shardstep.ShardedOptimizer(job, [shardstep.Parameter("w", (5000,))])
 
     def fill(p, begin, values):
         if job.rank == 1:
@@ -115,20 +121,89 @@ def raise_in_fill(job):
 
     try:
         optimizer.initialize(fill)
-        optimizer.gradient_writable(0)
-        optimizer.gradient_ready(0)
-        optimizer.end_micro_step()
-        optimizer.step(learning_rate=1.0)
-        optimizer.finish_step()
+        others_do(optimizer)
     except (KeyError, shardstep.Error) as error:
+        if job.rank == 1:
+            time.sleep(LONG)  # it is still there, so that the others do not hear that it has ended
         return type(error).__name__, str(error)
     return "finished", ""
 
 
-def test_a_rank_that_raises_ends_the_wait_of_others():
-    results = run_ranks(2, raise_in_fill)
+def take_a_step(optimizer):
+    optimizer.gradient_writable(0)
+    optimizer.gradient_ready(0)
+    optimizer.end_micro_step()
+    optimizer.step(learning_rate=1.0)
+    optimizer.finish_step()
+
+
+def meet(optimizer):
+    optimizer.digests()
+
+
+@pytest.mark.parametrize("others_do", [take_a_step, meet])
+def test_a_rank_that_raises_in_fill_ends_the_wait_of_others(others_do):
+    results = run_ranks(2, raise_in_fill, others_do)
     assert results[1][0] == "KeyError"
-    assert results[0][0] == "Aborted" and "rank 1" in results[0][1] and "no such tensor" in results[0][1]
+    name, message = results[0]
+    assert name == "Aborted" and message.startswith("rank 1 ")
+    assert message.endswith("initialize: fill raised KeyError: 'no such tensor'")
+
+
+def close_inside_a_step(job):
+    optimizer = training.make(job, 1)
+    if job.rank == 1:
+        optimizer.gradient_writable(0)
+        kept = optimizer.gradient(0)
+        optimizer.close()
+        time.sleep(LONG)
+        return kept.__dlpack_device__()
+    with pytest.raises(shardstep.Aborted, match="rank 1 aborted: the optimizer was closed inside a step"):
+        training.train(optimizer, 1)
+
+
+def test_closing_inside_a_step_ends_it_though_arrays_are_kept():
+    assert run_ranks(2, close_inside_a_step) == [None, (1, 0)]
+
+
+def abort_from_another_thread(job):
+    optimizer = training.make(job, 1)
+    if job.rank == 0:
+        threading.Timer(0.3, optimizer.abort, ["the evaluation is hopeless"]).start()
+    with pytest.raises(shardstep.Aborted, match="rank 0 aborted: the evaluation is hopeless") as raised:
+        if job.rank == 0:
+            training.train(optimizer, 1)  # which rank 1 does not take part in
+        time.sleep(1)
+        training.train(optimizer, 1)
+    return raised.value.code, raised.value.cause
+
+
+def test_any_thread_may_abort_while_another_waits():
+    assert run_ranks(2, abort_from_another_thread) == [("ABORTED", "CANCELLED")] * 2
+
+
+MPI_PROGRAM = """
+import numpy, shardstep, training
+optimizer = training.make(shardstep.Job(meet="mpi"), {world_size})
+training.train(optimizer, 2)
+kept = numpy.asarray(optimizer.gradient(0, as_bits=True))
+print("rank", optimizer.rank, optimizer.digests()["master"])
+"""
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_mpiruns_ranks(world_size):
+    """They end in order, though nothing is closed and an array is kept."""
+    folder = pathlib.Path(__file__).parent
+    command = [folder.parent.parent / "deploy" / "mpirun.sh", str(world_size), sys.executable, "-c",
+               MPI_PROGRAM.format(world_size=world_size)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    alone = training.make(shardstep.Job())
+    training.train(alone, 2)
+    assert sorted(ended.stdout.split("\n")[:-1]) == [
+        f"rank {rank} {alone.digests()['master']}" for rank in range(world_size)
+    ]
 
 
 def die_before_the_step(job):
@@ -146,5 +221,3 @@ def test_a_rank_that_dies_is_named_within_the_deadline():
     results = run_ranks(2, die_before_the_step, timeout_seconds=40)
     assert results[1] is None
     assert results[0][0] in ("DEADLINE_EXCEEDED", "ABORTED") and "1" in results[0][1]
-
-
