@@ -43,9 +43,9 @@ struct PythonOptimizer::InJob {
 
 PythonOptimizer::PythonOptimizer(const JobOptions& job, std::vector<ParameterSpec> parameters,
                                  const std::string& options)
-    : in_job_(new InJob, [process = getpid()](InJob* in_job) {
+    : in_job_(new InJob, [](InJob* in_job) {
         // A forked child has none of the threads that destruction would wait for, and no part in the job.
-        if (getpid() == process) delete in_job;
+        if (getpid() == in_job->process) delete in_job;
       }) {
   const nb::gil_scoped_release released;
   const OptimizerOptions& parsed = in_job_->options = ValueOrThrow(OptionsFromText(options));
@@ -78,7 +78,7 @@ void PythonOptimizer::Close() {
 }
 
 void PythonOptimizer::LetGo(std::shared_ptr<InJob> in_job) {
-  if (in_job.use_count() > 1 || in_job->process != getpid()) return;
+  if (in_job.use_count() > 1) return;
   const auto weights = std::move(in_job->bound_weights);
   const auto gradients = std::move(in_job->bound_gradients);
   const nb::gil_scoped_release released;

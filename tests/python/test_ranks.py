@@ -1,5 +1,6 @@
 """Ranks that are processes: equal bits at every world size, state that moves, and failures that all hear of."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -164,6 +165,21 @@ def close_inside_a_step(job):
 
 def test_closing_inside_a_step_ends_it_though_arrays_are_kept():
     assert run_ranks(2, close_inside_a_step) == [None, (1, 0)]
+
+
+def fork_inside_a_step(job):
+    optimizer = training.make(job, job.world_size)
+    optimizer.gradient_writable(0)
+    child = os.fork()
+    if child == 0:
+        optimizer.close()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    return training.train(optimizer, 1).applied
+
+
+def test_a_forked_child_that_closes_inside_a_step_leaves_the_job_alone():
+    assert run_ranks(2, fork_inside_a_step) == [True, True]
 
 
 def abort_from_another_thread(job):
