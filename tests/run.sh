@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Usage: tests/run.sh
 # Every check, from a clean clone: dependencies, format, unit tests under AddressSanitizer with UBSan and under
-# ThreadSanitizer, then all tests of the release build, whose summary is the last thing printed. Runs everything even
-# when something failed; exits with 0 only when all passed. Safe to repeat.
+# ThreadSanitizer, the Python wheel, then all tests of the release build. Runs everything even when something failed,
+# names at the end what did, and exits with 0 only when all passed. Safe to repeat.
 # Environment: BUILD_DIR (default build), one folder per preset below it; RANKS (default 2), of the end-to-end run.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 70
@@ -42,8 +42,8 @@ for preset in asan tsan; do
 done
 check "build release" build release
 check "python" tests/python/run.sh
+check "release tests" ctest --test-dir "$BUILD_DIR/release" --output-on-failure --no-tests=error
 for name in "${failed[@]+"${failed[@]}"}"; do
   echo "FAILED: $name"
 done
-ctest --test-dir "$BUILD_DIR/release" --output-on-failure --no-tests=error || exit
 [ ${#failed[@]} -eq 0 ]

@@ -143,9 +143,11 @@ void BindArrays(Optimizer& optimizer) {
   optimizer
       .def(
           "weights", &PythonOptimizer::Weights, "p"_a, nb::kw_only(), "as_bits"_a = false,
+          nb::sig("def weights(self, p: int, *, as_bits: bool = False) -> typing.Any"),
           "The weights of parameter p, in its shape, in place. To read between weights_ready and step. A DLPack array; "
           "as_bits: bf16 as uint16, for numpy.asarray.")
       .def("gradient", &PythonOptimizer::Gradient, "p"_a, nb::kw_only(), "as_bits"_a = false,
+           nb::sig("def gradient(self, p: int, *, as_bits: bool = False) -> typing.Any"),
            "The gradient of parameter p, in its shape, in place. To write between gradient_writable and "
            "gradient_ready. As weights.")
       .def("bind_weights", &PythonOptimizer::BindWeights, "p"_a, "array"_a.none(),
@@ -233,9 +235,11 @@ void BindGroups(Optimizer& optimizer) {
 void BindState(Optimizer& optimizer) {
   optimizer
       .def("set_weights", &PythonOptimizer::SetWeights, "parameter"_a, "values"_a.noconvert(),
+           nb::sig("def set_weights(self, parameter: str, values: object) -> None"),
            "Collective. values: all of the parameter, of its dtype, on the host.")
       .def(
           "read_state", &ReadState, "parameter"_a, "kind"_a,
+          nb::sig("def read_state(self, parameter: str, kind: str) -> typing.Any"),
           "Collective. All of a parameter's \"master\", \"first_moment\" or \"second_moment\", one-dimensional fp32 on "
           "the host, on every rank; empty where there is none.")
       .def(
@@ -243,7 +247,9 @@ void BindState(Optimizer& optimizer) {
           [](PythonOptimizer& self, const std::string& parameter, const std::string& kind, const ReadArray& values) {
             self.SetState(parameter, ParseKind(kind), values);
           },
-          "parameter"_a, "kind"_a, "values"_a.noconvert(), "Collective. Takes what read_state gave.")
+          "parameter"_a, "kind"_a, "values"_a.noconvert(),
+          nb::sig("def set_state(self, parameter: str, kind: str, values: object) -> None"),
+          "Collective. Takes what read_state gave.")
       .def_prop_ro("counters", &Counters, "Of the last finished step: step, applied_steps, skipped_steps, ...")
       .def("begin_applied_step", &PythonOptimizer::BeginAppliedStep, "p"_a,
            "The applied steps when the state of parameter p began: 0, or when it was thawed.")
@@ -253,8 +259,10 @@ void BindState(Optimizer& optimizer) {
            "Collective. Hexadecimal digests of weights, master, first_moment, second_moment: equal on every rank, at "
            "every world size.")
       .def("save", &Save, "directory"_a, "caller_state"_a = nb::bytes("", 0),
+           nb::sig("def save(self, directory: str | os.PathLike, caller_state: bytes = b'') -> None"),
            "Collective. Writes a sharded checkpoint of the last finished step; rank 0's caller_state comes back.")
       .def("load", &Load, "directory"_a,
+           nb::sig("def load(self, directory: str | os.PathLike) -> tuple[bytes, list[str]]"),
            "Collective. Restores the newest whole checkpoint, of any world size: (caller_state, warnings).");
 }
 

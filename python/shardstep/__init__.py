@@ -17,6 +17,8 @@ Ranks are processes: Job says how they meet. Arrays are in place, for torch.from
 from_dlpack only reads, before numpy 2.1); numpy knows no bf16, so it gets its bits.
 """
 
+from __future__ import annotations
+
 import atexit as _atexit
 import os as _os
 import weakref as _weakref
@@ -60,20 +62,20 @@ __all__ = [
     "join_decisions",
 ]
 
-_open = _weakref.WeakSet()
+_open: _weakref.WeakSet[ShardedOptimizer] = _weakref.WeakSet()
 
 
 class ShardedOptimizer(_native.ShardedOptimizer):
     __doc__ = _native.ShardedOptimizer.__doc__
 
-    def __init__(self, job, parameters, options=""):
+    def __init__(self, job: Job, parameters: list[Parameter], options: str = "") -> None:
         super().__init__(job, parameters, options)
         self._process = _os.getpid()
         _open.add(self)
 
 
 @_atexit.register
-def _leave_jobs():
+def _leave_jobs() -> None:
     # A process that ends inside a job has died, to the others and to mpirun. A forked child has no part in it.
     for optimizer in list(_open):
         if optimizer._process == _os.getpid():

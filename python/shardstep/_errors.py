@@ -1,5 +1,7 @@
 """The exceptions of shardstep, one for each status code of the library."""
 
+from __future__ import annotations
+
 
 class Error(RuntimeError):
     """What the library refused or could not do.
@@ -10,7 +12,7 @@ class Error(RuntimeError):
 
     code = "UNKNOWN"
 
-    def __init__(self, message, code="UNKNOWN", cause=None):
+    def __init__(self, message: str, code: str = "UNKNOWN", cause: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.cause = cause or code
@@ -75,6 +77,6 @@ _BY_CODE = {
 }
 
 
-def make_error(code, cause, message):
+def make_error(code: str, cause: str, message: str) -> Error:
     """For the native module."""
     return _BY_CODE.get(code, Error)(message, code, cause)

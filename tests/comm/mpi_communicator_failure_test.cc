@@ -42,16 +42,21 @@ class MpiCommunicatorFailureTest : public MpiJobTest {
     return RankList(others);
   }
 
-  /// The last rank aborts while the others are in `wait`.
-  void ExpectAbortEnds(const std::function<absl::Status(Communicator&)>& wait) {
+  using Call = std::function<absl::Status(Communicator&, Stream&)>;
+
+  /// The last rank aborts while the others, which have called `before`, are in `wait`.
+  void ExpectAbortEnds(const std::vector<Call>& before, const Call& wait) {
     const auto communicator = CreateLong({.wait_deadline = kLong});
     const int last = world_size() - 1;
+    if (rank() != last) {
+      for (const Call& call : before) EXPECT_TRUE(Await([&](Stream& s) { return call(*communicator, s); }).ok());
+    }
     Meet();
     if (rank() == last) {
       SleepMs(50);
       communicator->Abort(absl::DataLossError("torn"));
     } else {
-      const absl::Status status = wait(*communicator);
+      const absl::Status status = Await([&](Stream& s) { return wait(*communicator, s); });
       EXPECT_EQ(status, AbortedBy(last, absl::StatusCode::kDataLoss, "aborted: torn"));
       EXPECT_EQ(CauseOf(status), absl::StatusCode::kDataLoss);
     }
@@ -59,40 +64,30 @@ class MpiCommunicatorFailureTest : public MpiJobTest {
   }
 };
 
+absl::Status PublishBucket0(Communicator& c, Stream& s) { return c.Publish(0, 0, s); }
+absl::Status ExchangeBucket0(Communicator& c, Stream& s) { return c.Exchange(0, 0, {}, s); }
+absl::Status ExchangeBucket1(Communicator& c, Stream& s) { return c.Exchange(1, 0, {}, s); }
+
 TEST_F(MpiCommunicatorFailureTest, AbortEndsAwaitSlices) {
-  ExpectAbortEnds([](Communicator& communicator) {
-    EXPECT_TRUE(Await([&](Stream& s) { return communicator.Exchange(0, 0, {}, s); }).ok());
-    return Await([&](Stream& s) { return communicator.AwaitSlices(0, 0, s); });
-  });
+  ExpectAbortEnds({ExchangeBucket0}, [](Communicator& c, Stream& s) { return c.AwaitSlices(0, 0, s); });
 }
 
 TEST_F(MpiCommunicatorFailureTest, AbortEndsAwaitReleased) {
-  ExpectAbortEnds([](Communicator& communicator) {
-    EXPECT_TRUE(Await([&](Stream& s) { return communicator.Exchange(0, 0, {}, s); }).ok());
-    return Await([&](Stream& s) { return communicator.AwaitReleased(0, 0, s); });
-  });
+  ExpectAbortEnds({ExchangeBucket0}, [](Communicator& c, Stream& s) { return c.AwaitReleased(0, 0, s); });
 }
 
 TEST_F(MpiCommunicatorFailureTest, AbortEndsTheWaitForALandingSlot) {
-  ExpectAbortEnds([](Communicator& communicator) {
-    EXPECT_TRUE(Await([&](Stream& s) { return communicator.Exchange(0, 0, {}, s); }).ok());
-    EXPECT_TRUE(Await([&](Stream& s) { return communicator.Exchange(1, 0, {}, s); }).ok());
-    return Await([&](Stream& s) { return communicator.Exchange(2, 0, {}, s); });
-  });
+  ExpectAbortEnds({ExchangeBucket0, ExchangeBucket1},
+                  [](Communicator& c, Stream& s) { return c.Exchange(2, 0, {}, s); });
 }
 
 TEST_F(MpiCommunicatorFailureTest, AbortEndsAllReduceSmall) {
-  ExpectAbortEnds([](Communicator& communicator) {
-    SmallReduction reduction;
-    return Await([&](Stream& s) { return communicator.AllReduceSmall(&reduction, s); });
-  });
+  SmallReduction reduction;
+  ExpectAbortEnds({}, [&](Communicator& c, Stream& s) { return c.AllReduceSmall(&reduction, s); });
 }
 
 TEST_F(MpiCommunicatorFailureTest, AbortEndsAwaitPublished) {
-  ExpectAbortEnds([](Communicator& communicator) {
-    EXPECT_TRUE(Await([&](Stream& s) { return communicator.Publish(0, 0, s); }).ok());
-    return Await([&](Stream& s) { return communicator.AwaitPublished(0, 0, s); });
-  });
+  ExpectAbortEnds({PublishBucket0}, [](Communicator& c, Stream& s) { return c.AwaitPublished(0, 0, s); });
 }
 
 TEST_F(MpiCommunicatorFailureTest, OthersHearOfAnAbortByWhoIsGoneAtOnce) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <future>
+#include <latch>
 #include <map>
 #include <memory>
 #include <string>
@@ -507,15 +508,17 @@ TEST(JointDecision, AnAbsentRankIsNamed) {
 
 // Of any optimizer, on any rank: all that wait end at once, long before deadlines, and learn why.
 TEST(JointDecision, AnAbortEndsEveryWait) {
+  std::latch waiting(3);
   OnRanks(Experts(), [&](JointRank& rank) {
     rank.WriteGradients(0);
     if (rank.rank() == 3) {
-      absl::SleepFor(absl::Milliseconds(100));
+      waiting.wait();
       rank.optimizer("expert 1").Abort(absl::DataLossError("the disk is gone"));
     } else {
       for (auto& member : rank.members()) {
-        ASSERT_TRUE(member.optimizer->Step({.learning_rate = 0.1, .divisor = 4.0}).ok());
+        EXPECT_TRUE(member.optimizer->Step({.learning_rate = 0.1, .divisor = 4.0}).ok());
       }
+      waiting.count_down();
       for (const auto& record : rank.Finish()) {
         EXPECT_EQ(record.status().code(), absl::StatusCode::kAborted);
         EXPECT_EQ(CauseOf(record.status()), absl::StatusCode::kDataLoss);
