@@ -11,7 +11,8 @@
 namespace shardstep {
 namespace {
 
-constexpr int kAgreedFields = 8;
+constexpr int kAgreedFields = 8 + kComparedGroups;
+static_assert(kAgreedFields <= kMaxAgreedFields);
 
 std::array<AgreedField, kAgreedFields> AgreedFields(const DecisionInput& input) {
   const StepArguments& a = input.arguments;
@@ -23,7 +24,15 @@ std::array<AgreedField, kAgreedFields> AgreedFields(const DecisionInput& input) 
            {"divisor", std::bit_cast<uint64_t>(a.divisor.value_or(0))},
            {"max_norm", std::bit_cast<uint64_t>(a.max_norm.value_or(0))},
            {"applied steps", static_cast<uint64_t>(input.counters.applied_steps)},
-           {"consecutive skips", static_cast<uint64_t>(input.counters.consecutive_skips)}}};
+           {"consecutive skips", static_cast<uint64_t>(input.counters.consecutive_skips)},
+           {"settings of group[0]", input.settings[0]},
+           {"settings of group[1]", input.settings[1]},
+           {"settings of group[2]", input.settings[2]},
+           {"settings of group[3]", input.settings[3]},
+           {"settings of group[4]", input.settings[4]},
+           {"settings of group[5]", input.settings[5]},
+           {"settings of group[6]", input.settings[6]},
+           {"settings of group[7] or a later one", input.settings[7]}}};
 }
 
 // What every rank gives alike.

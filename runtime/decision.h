@@ -11,6 +11,7 @@
 #include "shardstep/optimizer/step_words.h"
 #include "shardstep/runtime/decision_words.h"
 #include "shardstep/runtime/options.h"
+#include "shardstep/runtime/parameter_groups.h"
 #include "shardstep/runtime/step_arguments.h"
 #include "shardstep/runtime/step_counters.h"
 #include "shardstep/runtime/step_record.h"
@@ -29,6 +30,7 @@ struct DecisionInput {
   StepArguments arguments;  ///< validated, micro_batches filled in
   StepCounters counters;    ///< before this step
   int64_t micro_steps = 1;
+  SettingsHashes settings{};
   /// The first micro-step in which this rank marked a gradient ready although it had no micro-batch, or -1.
   int64_t misplaced_micro_step = -1;
 };

@@ -1,9 +1,13 @@
 #include "shardstep/runtime/parameter_groups.h"
 
 #include <algorithm>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "shardstep/optimizer/rule_scalars.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 namespace shardstep {
 
@@ -12,6 +16,7 @@ ParameterGroups::ParameterGroups(std::vector<GroupOptions> groups, const ShardLa
   for (int p = 0; p < layout->parameter_count(); ++p) {
     members_.push_back({.group = layout->parameter(p).group, .frozen = layout->parameter(p).frozen});
   }
+  HashSettings();
 }
 
 bool ParameterGroups::active(int b) const {
@@ -29,6 +34,7 @@ absl::Status ParameterGroups::SetGroup(int group, const GroupOptions& options) {
         absl::StrCat("group ", group, ": rule, master, rounding and having momentum are fixed at creation"));
   }
   groups_[group] = options;
+  HashSettings();
   return absl::OkStatus();
 }
 
@@ -39,6 +45,7 @@ absl::StatusOr<int> ParameterGroups::AddGroup(const GroupOptions& options) {
         absl::StrCat("number of groups = ", kMaxGroups + 1, ": must be at most ", kMaxGroups));
   }
   groups_.push_back(options);
+  HashSettings();
   return static_cast<int>(groups_.size()) - 1;
 }
 
@@ -72,6 +79,15 @@ std::vector<Segment> ParameterGroups::Segments(int b, int rank) const {
     segments.push_back(segment);
   }
   return segments;
+}
+
+void ParameterGroups::HashSettings() {
+  settings_hashes_.fill(0);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const std::string text = DescribeGroup(groups_[g]);
+    uint64_t& hash = settings_hashes_[std::min(g, settings_hashes_.size() - 1)];
+    hash = XXH3_64bits_withSeed(text.data(), text.size(), hash);
+  }
 }
 
 std::vector<RuleSettings> ParameterGroups::Settings() const {

@@ -1,6 +1,7 @@
 #ifndef SHARDSTEP_RUNTIME_PARAMETER_GROUPS_H_
 #define SHARDSTEP_RUNTIME_PARAMETER_GROUPS_H_
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <utility>
@@ -16,8 +17,15 @@ namespace shardstep {
 
 struct RuleSettings;  // step_words.h
 
+/// How many groups' settings ranks compare one by one when they take a step; those of all later ones are compared as
+/// one.
+inline constexpr int kComparedGroups = 8;
+/// Hashes of the settings of groups 0 to kComparedGroups - 2, and of all later ones; 0 where there is no group.
+using SettingsHashes = std::array<uint64_t, kComparedGroups>;
+
 /// What may change between steps: the settings of groups, which group a parameter belongs to, and which parameters are
-/// frozen. Not thread safe; never changed while a step is in flight. Equal on every rank.
+/// frozen. Not thread safe; never changed while a step is in flight. Equal on every rank, settings when a step is
+/// taken.
 class ParameterGroups {
  public:
   /// As registered; `layout` must outlive this object and have been made for `groups`.
@@ -45,6 +53,7 @@ class ParameterGroups {
   std::vector<Segment> Segments(int b, int rank) const;
   /// By Segment::scalars: what the rules' scalars are made from.
   std::vector<RuleSettings> Settings() const;
+  const SettingsHashes& settings_hashes() const { return settings_hashes_; }
 
  private:
   struct Member {
@@ -54,8 +63,10 @@ class ParameterGroups {
   };
   /// The distinct (group, begin_applied_step) of all parameters, numbered in order.
   std::map<std::pair<int, int64_t>, int> ScalarSets() const;
+  void HashSettings();
 
   std::vector<GroupOptions> groups_;
+  SettingsHashes settings_hashes_{};
   const ShardLayout* layout_;
   std::vector<Member> members_;  ///< by parameter
 };

@@ -140,8 +140,9 @@ absl::Status ShardedOptimizer::EndMicroStep() { return impl_->scheduler_->EndMic
 absl::Status ShardedOptimizer::SetMicroSteps(int64_t micro_steps) { return impl_->SetMicroSteps(micro_steps); }
 
 absl::Status ShardedOptimizer::SetGroup(int group, const GroupOptions& options) {
-  return impl_->ChangeGroups("SetGroup", absl::StrCat("group ", group, ": ", DescribeGroup(options)),
-                             [&](ParameterGroups& groups) { return groups.SetGroup(group, options); });
+  SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->CheckNotInFlight("SetGroup"));
+  SHARDSTEP_RETURN_IF_ERROR(Annotate(impl_->groups_.SetGroup(group, options), "SetGroup"));
+  return impl_->scheduler_->TakeOverSettings();
 }
 
 absl::StatusOr<int> ShardedOptimizer::AddGroup(const GroupOptions& options, absl::Span<const std::string> parameters) {
@@ -203,6 +204,12 @@ absl::Status ShardedOptimizer::SetCounters(const StepCounters& counters,
 absl::StatusOr<OptimizerDigests> ShardedOptimizer::Digests() {
   SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->Settle("Digests"));
   return impl_->Digests();
+}
+
+absl::Status ShardedOptimizer::Agree(absl::string_view what, const absl::Status& mine) {
+  absl::Status status = impl_->scheduler_->CheckBetweenSteps(what);
+  if (status.ok()) status = mine;
+  return impl_->Agree(what, status);
 }
 
 absl::Status ShardedOptimizer::Save(const std::string& directory, absl::string_view caller_state) {

@@ -111,8 +111,9 @@ class ShardedOptimizer {
   /// Collective. Micro-steps of the steps that follow. FailedPrecondition inside a step, or naming two ranks that
   /// differ; nothing has changed then.
   absl::Status SetMicroSteps(int64_t micro_steps);
-  /// Collective, between steps. New settings of a group, from the next step on. FailedPrecondition, and nothing has
-  /// changed, when its rule, master, rounding or having momentum would change.
+  /// New settings of a group, from the next Step on, also inside a step until then. Every rank makes the same ones:
+  /// they are compared when the step is taken, see FinishStep. FailedPrecondition, and nothing has changed, when the
+  /// group's rule, master, rounding or having momentum would change, or a step is in flight.
   absl::Status SetGroup(int group, const GroupOptions& options);
   /// Collective, between steps. A new group with these parameters, its index; frozen ones are thawed.
   /// FailedPrecondition names a parameter that was registered with a group of another kind; nothing has changed then.
@@ -126,10 +127,10 @@ class ShardedOptimizer {
   absl::Status Step(const StepArguments& arguments);
   /// Blocks until the weights of p are those of the last Step.
   absl::Status WeightsReady(int p);
-  /// Blocks until this rank's part of the last Step is done; what it did. FailedPrecondition names the two ranks whose
-  /// arguments or counters differed, and the field: such a step changed nothing and the optimizer stays usable. So it
-  /// does after the error of a non-finite step (policy kError, or max_consecutive_skips reached). Collective with the
-  /// option parameter_norms.
+  /// Blocks until this rank's part of the last Step is done; what it did. FailedPrecondition names two ranks that
+  /// differ in arguments, counters or settings of groups, and in which: such a step changed nothing and the optimizer
+  /// stays usable. So it does after the error of a non-finite step (policy kError, or max_consecutive_skips reached).
+  /// Collective with the option parameter_norms.
   absl::StatusOr<StepRecord> FinishStep();
 
   /// Collective. master = float(values), weights = values, moments and counters kept; by the parameter's weight dtype.
@@ -149,6 +150,10 @@ class ShardedOptimizer {
   absl::Status SetCounters(const StepCounters& counters, absl::Span<const int64_t> begin_applied_steps);
   /// Collective.
   absl::StatusOr<OptimizerDigests> Digests();
+  /// Collective, between steps, for what all ranks must succeed in or none, before a collective call say. OK when every
+  /// rank passed OK; otherwise all get the error of the lowest rank that failed, which it names. `what`: the same on
+  /// all.
+  absl::Status Agree(absl::string_view what, const absl::Status& mine);
 
   /// Collective. Writes a checkpoint of the last finished step under `directory` (docs/checkpoint_format.md) and prunes
   /// old ones. `caller_state` comes back from Load. Refused when torn or while a step is in flight.
@@ -165,8 +170,8 @@ class ShardedOptimizer {
   /// where the device or a communicator cannot be captured. Collective.
   ///
   /// To take a step by a graph: Replay with the step's arguments, launch the graph on the compute stream, FinishStep.
-  /// A graph is for one number of micro-steps and stays good until groups change, something is frozen or thawed, or the
-  /// model is initialized or loaded: FailedPrecondition after that. Steps with and without a graph may follow one
+  /// A graph is for one number of micro-steps and stays good until a group is added, something is frozen or thawed, or
+  /// the model is initialized or loaded: FailedPrecondition after that. Steps with and without a graph may follow one
   /// another. Destroy graphs before the optimizer: NCCL waits for those that it is in. Collective. After an error of
   /// EndCapture nothing was captured; end the capture all the same.
   absl::Status BeginCapture();

@@ -244,7 +244,8 @@ SHARDSTEP_API shardstep_code shardstep_replay(shardstep_optimizer* optimizer,
 
 /* ---- Groups ----------------------------------------------------------------------------------------------------- */
 
-/* `group_options`: the text format of message Group in proto/options.proto; NULL or "": the defaults. */
+/* `group_options`: the text format of message Group in proto/options.proto; NULL or "": the defaults. Not collective,
+ * and until shardstep_step also inside a step; ranks that differ when they take the step learn so. */
 SHARDSTEP_API shardstep_code shardstep_set_group(shardstep_optimizer* optimizer, int32_t group,
                                                  const char* group_options);
 /* `parameters`: `count` names. `*group`: the new one's index. */

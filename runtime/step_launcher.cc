@@ -82,8 +82,10 @@ absl::Status StepLauncher::TakeOverGroups() {
     for (const Segment& segment : segments.one_by_one) lists.push_back(absl::MakeConstSpan(&segment, 1));
   }
   SHARDSTEP_RETURN_IF_ERROR(r_.kernels->SetSegments(lists));
-  return r_.words->SetSettings(r_.groups->Settings());
+  return TakeOverSettings();
 }
+
+absl::Status StepLauncher::TakeOverSettings() { return r_.words->SetSettings(r_.groups->Settings()); }
 
 absl::Status StepLauncher::Launch(const StepPlan& plan, const StepNode& node, const StepPosition& position,
                                   Stream& stream) {

@@ -83,6 +83,8 @@ class StepLauncher {
   int64_t last_exchange(int b) const { return last_exchange_[b]; }
   /// Takes over changes of the groups; between steps, and once before the first.
   absl::Status TakeOverGroups();
+  /// Of groups' settings alone; no step is in flight.
+  absl::Status TakeOverSettings();
   /// For the kJoin nodes of plans to come; between steps. `others` must outlive the work on the streams.
   void SetOthers(OtherOptimizers* others) { others_ = others; }
 

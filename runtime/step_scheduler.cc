@@ -136,7 +136,10 @@ absl::Status StepScheduler::CheckArguments(const StepArguments& arguments) const
 }
 
 void StepScheduler::Order(const StepArguments& arguments, int64_t last_contribution) {
-  DecisionInput input{.arguments = arguments, .counters = counters_, .micro_steps = plan_.input.micro_steps};
+  DecisionInput input{.arguments = arguments,
+                      .counters = counters_,
+                      .micro_steps = plan_.input.micro_steps,
+                      .settings = r_.groups->settings_hashes()};
   int64_t& micro_batches = input.arguments.micro_batches;
   if (micro_batches == 0) micro_batches = plan_.input.micro_steps * world_size_;
   if (last_contribution * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution;
@@ -201,9 +204,10 @@ absl::Status StepScheduler::Replay(const StepArguments& arguments) {
   if (in_flight_) return absl::FailedPreconditionError("Replay: call FinishStep of the last step first");
   const auto captured = captured_.find(plan_.input.micro_steps);
   if (capturing_ || captured == captured_.end()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("Replay: no step of ", plan_.input.micro_steps,
-                     " micro-steps was captured since the model or its groups last changed"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "Replay: no step of ", plan_.input.micro_steps,
+        " micro-steps was captured since a group was last added, or the model frozen, thawed, initialized or ",
+        "loaded"));
   }
   SHARDSTEP_RETURN_IF_ERROR(CheckArguments(arguments));
   // So that the graph comes after all of the last step.
@@ -372,9 +376,14 @@ absl::Status StepScheduler::AwaitPublished(int b, const char* call) {
   return absl::OkStatus();
 }
 
-absl::Status StepScheduler::Settle(absl::string_view call) {
+absl::Status StepScheduler::CheckNotInFlight(absl::string_view call) {
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
-  if (in_flight_) return absl::FailedPreconditionError(absl::StrCat(call, ": call FinishStep of the last step first"));
+  if (!in_flight_) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(call, ": call FinishStep of the last step first"));
+}
+
+absl::Status StepScheduler::Settle(absl::string_view call) {
+  SHARDSTEP_RETURN_IF_ERROR(CheckNotInFlight(call));
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "AwaitPublished"));
   // The host is about to read and write what the stream has waited for. Errors are found by Healthy.
   r_.caller->Synchronize(r_.caller->Record()).IgnoreError();

@@ -38,6 +38,9 @@ class StepScheduler {
   absl::Status Replan(int64_t micro_steps);
   /// The groups have changed, or what is frozen. Between steps, and the last one is finished.
   absl::Status TakeOverGroups();
+  /// Settings of groups have changed, and nothing else. No step is in flight.
+  absl::Status TakeOverSettings() { return launcher_.TakeOverSettings(); }
+  absl::Status CheckNotInFlight(absl::string_view call);
   /// `others` take part in every decision from the next step on. Between steps, once; they outlive the streams' work.
   absl::Status DecideWith(OtherOptimizers* others);
   /// Collective, between steps: what owners have written into their shards of `buckets` becomes every rank's weights.

@@ -13,7 +13,7 @@ deploy/install_dependencies.sh
 deploy/fetch_corpus.sh
 [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
 read -ra torch <<<"${TORCH:-torch}"
-"$venv/bin/pip" install --quiet --disable-pip-version-check "${torch[@]}" numpy pytest transformers
+"$venv/bin/pip" install --quiet --disable-pip-version-check "${torch[@]}" numpy pytest mypy transformers
 rm -rf "$build_dir/wheel"
 "$venv/bin/pip" wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$build_dir/wheel" .
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --force-reinstall "$build_dir"/wheel/*.whl

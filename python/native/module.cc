@@ -8,7 +8,7 @@
 NB_MODULE(_native, module) {
   // What a program still refers to when it exits is no mistake of ours.
   nanobind::set_leak_warnings(false);
-  module.attr("__version__") = shardstep::kVersion;
+  module.attr("version") = shardstep::kVersion;
   shardstep::RegisterStatusErrors();
   shardstep::BindJob(module);
   shardstep::BindRecord(module);

@@ -156,6 +156,7 @@ void BindArrays(Optimizer& optimizer) {
            "This array of the caller's takes the place of gradient(p); None: no more.")
       .def(
           "initialize", &PythonOptimizer::Initialize, "fill"_a,
+          nb::sig("def initialize(self, fill: collections.abc.Callable[[int, int, typing.Any], object]) -> None"),
           "Collective. Calls fill(p, begin, values) for what this rank owns: values is a one-dimensional fp32 array of "
           "the host, to be filled with elements [begin, begin + len) of p's master weights. An exception of fill ends "
           "the job.");
@@ -217,7 +218,9 @@ void BindGroups(Optimizer& optimizer) {
             ThrowIfError(self.optimizer().SetGroup(group, ValueOrThrow(GroupFromText(text))));
           },
           "group"_a, "options"_a, Released(),
-          "Collective, between steps. options: the text of a message Group of proto/options.proto.")
+          "From the next step on, also inside a step until it is called. Every rank does it alike: finish_step names "
+          "two "
+          "that differ. options: the text of a message Group of proto/options.proto.")
       .def(
           "add_group",
           [](PythonOptimizer& self, const std::string& text, const std::vector<std::string>& parameters) {
@@ -258,11 +261,21 @@ void BindState(Optimizer& optimizer) {
       .def("digests", &Digests, Released(),
            "Collective. Hexadecimal digests of weights, master, first_moment, second_moment: equal on every rank, at "
            "every world size.")
+      .def(
+          "agree",
+          [](PythonOptimizer& self, const std::string& what, const std::string& error) {
+            ThrowIfError(
+                self.optimizer().Agree(what, error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error)));
+          },
+          "what"_a, "error"_a = "", Released(),
+          "Collective, between steps, for what all ranks must succeed in or none. Raises InvalidArgument on all when "
+          "any "
+          "rank gave an error, and names the lowest such rank.")
       .def("save", &Save, "directory"_a, "caller_state"_a = nb::bytes("", 0),
-           nb::sig("def save(self, directory: str | os.PathLike, caller_state: bytes = b'') -> None"),
+           nb::sig("def save(self, directory: str | os.PathLike[str], caller_state: bytes = b'') -> None"),
            "Collective. Writes a sharded checkpoint of the last finished step; rank 0's caller_state comes back.")
       .def("load", &Load, "directory"_a,
-           nb::sig("def load(self, directory: str | os.PathLike) -> tuple[bytes, list[str]]"),
+           nb::sig("def load(self, directory: str | os.PathLike[str]) -> tuple[bytes, list[str]]"),
            "Collective. Restores the newest whole checkpoint, of any world size: (caller_state, warnings).");
 }
 

@@ -38,7 +38,8 @@ from ._errors import (
     Unimplemented,
 )
 from . import _native
-from ._native import Job, NonFinitePlace, Parameter, StepRecord, __version__, create_job_id, join_decisions
+from ._native import Job, NonFinitePlace, Parameter, StepRecord, create_job_id, join_decisions
+from ._native import version as __version__
 
 __all__ = [
     "Aborted",

@@ -135,6 +135,9 @@ def test_groups_and_freezing(optimizer):
     assert optimizer.add_group("adamw { weight_decay: 0 }", ["bias"]) == 1
     assert optimizer.begin_applied_step(1) == 1
     optimizer.set_group(1, "adamw { weight_decay: 0.5 }")
+    optimizer.agree("reading")
+    with pytest.raises(shardstep.InvalidArgument, match="^rank 0: the file is short"):
+        optimizer.agree("reading", "the file is short")
     with pytest.raises(shardstep.FailedPrecondition, match="rule"):
         optimizer.set_group(0, "lion {}")
 

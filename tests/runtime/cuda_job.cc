@@ -66,6 +66,7 @@ class CudaRank {
     const int64_t bytes_before = AllocatedBytes();
     job.before_step = [&, this](ShardedOptimizer& optimizer, int64_t step) {
       if (step == job.first_step && cuda_job_.created) cuda_job_.created(world_.cuda, optimizer, bytes_before);
+      if (cuda_job_.job.before_step) cuda_job_.job.before_step(optimizer, step);
     };
     const TrainRank by_graph = [this](const TrainingJob& j, ShardedOptimizer& optimizer,
                                       std::vector<StepRecord>* records) { TrainByGraph(j, optimizer, records); };
@@ -164,6 +165,7 @@ class CudaRank {
     CaptureStep(with_slots, optimizer);
     ASSERT_EQ(ref_.api->StreamEndCapture(compute_stream_, &graph), 0);
     for (int64_t step = job.first_step + 1; step < job.first_step + job.steps; ++step) {
+      job.before_step(optimizer, step);
       FillSlots(job, optimizer, step);
       const absl::Status ordered = optimizer.Replay(ArgumentsOf(job, step));
       ASSERT_TRUE(ordered.ok()) << ordered;

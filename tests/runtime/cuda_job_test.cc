@@ -129,7 +129,8 @@ TEST_P(EveryKind, HasTheReferencesBits) {
   EXPECT_TRUE(RunCudaJob(cuda_job) == RunReference(cuda_job.job));
 }
 
-// A graph takes its learning rate, its clip factor and whether it applies from the words of each step.
+// A graph takes its learning rate, its group's settings, its clip factor and whether it applies from the words of each
+// step.
 class ByGraph : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, ByGraph, testing::Values(1, 2, 3));
 
@@ -139,6 +140,12 @@ TEST_P(ByGraph, HasTheReferencesBits) {
   cuda_job.job.gradient = [](int64_t step, int64_t micro_batch, int p, int64_t i) {
     if (step == 3 && micro_batch == 2 && p == 0 && i == 5) return ToBf16(INFINITY);
     return TrainingJob::MixedGradient(step, micro_batch, p, i);
+  };
+  const auto settings = [](int64_t step) { return AdamWOptions{.weight_decay = 0.1 * static_cast<double>(step)}; };
+  cuda_job.job.reference_settings = settings;
+  cuda_job.job.before_step = [&](ShardedOptimizer& optimizer, int64_t step) {
+    const absl::Status status = optimizer.SetGroup(0, {.rule = settings(step)});
+    ASSERT_TRUE(status.ok()) << status;
   };
   const TrainingResult result = RunCudaJob(cuda_job);
   EXPECT_TRUE(result == RunReference(cuda_job.job));

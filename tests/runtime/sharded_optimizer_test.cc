@@ -349,6 +349,20 @@ TEST(ShardedOptimizer, MemoryPerParameter) {
   }
 }
 
+TEST(ShardedOptimizer, WhatOneRankFailedInFailsOnAll) {
+  RunRankThreads(3, [](Rendezvous& rendezvous) {
+    const auto optimizer = MakeOptimizer(rendezvous, {}, kPair);
+    InitializeToOnes(*optimizer);
+    EXPECT_EQ(optimizer->Agree("reading", absl::OkStatus()), absl::OkStatus());
+    const absl::Status mine = rendezvous.rank() == 0 ? absl::OkStatus() : absl::DataLossError("torn file");
+    EXPECT_EQ(optimizer->Agree("reading", mine), absl::DataLossError("rank 1: torn file"));
+    EXPECT_TRUE(EmptyStep(*optimizer).ok());
+    ASSERT_TRUE(optimizer->EndMicroStep().ok());
+    EXPECT_EQ(optimizer->Agree("reading", absl::OkStatus()),
+              absl::FailedPreconditionError("rank 0: reading: inside a step"));
+  });
+}
+
 TEST(ShardedOptimizer, AbortEndsEveryRank) {
   std::atomic<int> ended = 0;
   RunRankThreads(2, [&](Rendezvous& rendezvous) {

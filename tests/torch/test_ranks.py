@@ -47,6 +47,51 @@ def load_and_train(directory, steps, begin):
     return optimizer.digests()
 
 
+def differ_in_weight_decay():
+    rank = dist.get_rank()
+    model = models.make()
+    optimizer = models.optimizer_of(model)
+    optimizer.param_groups[0]["weight_decay"] = 0.2 if rank == 1 else 0.1
+    errors = []
+    for step in range(2):
+        try:
+            models.train_step(model, optimizer, step)
+        except shardstep.FailedPrecondition as error:
+            errors.append(str(error))
+        optimizer.param_groups[0]["weight_decay"] = 0.2
+    return errors, optimizer.digests(), optimizer.record.applied_steps
+
+
+def test_a_setting_that_ranks_have_otherwise_is_named_by_the_step():
+    results = run_ranks(2, differ_in_weight_decay)
+    assert results[0] == results[1]
+    (error,), _, applied = results[0]
+    assert "ranks 0 and 1 called Step with different settings of group[0]; nothing was updated" in error
+    assert applied == 1
+
+
+def load_what_does_not_fit():
+    rank = dist.get_rank()
+    model = models.make()
+    optimizer = models.optimizer_of(model)
+    models.train_step(model, optimizer, 0)
+    digests, state = optimizer.digests(), optimizer.state_dict()
+    if rank == 1:
+        del state["state"][2]["exp_avg"]
+    with pytest.raises(ValueError if rank == 1 else shardstep.InvalidArgument) as raised:
+        optimizer.load_state_dict(state)
+    assert optimizer.digests() == digests
+    models.train_step(model, optimizer, 1)
+    return str(raised.value)
+
+
+def test_a_state_that_does_not_fit_on_one_rank_is_refused_on_all():
+    mine = 'load_state_dict: there is no exp_avg of "norm.weight"'
+    others, own = run_ranks(2, load_what_does_not_fit)
+    assert own.startswith(mine)
+    assert others.startswith(f"rank 1: {mine}")
+
+
 @pytest.mark.parametrize("master", ["fp32", "split"])
 def test_state_dict_survives_another_world_size(master, tmp_path):
     arguments = dict(master=master, max_norm=0.5)

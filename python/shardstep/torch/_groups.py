@@ -1,13 +1,20 @@
 """torch.optim's parameter groups as the options of a Shardstep optimizer, in the text format of options.proto."""
 
+from __future__ import annotations
+
 import math
+from typing import Any, Callable
+
+import shardstep
+
+Group = dict[str, Any]
 
 RULES = ("adamw", "sgd", "lion")
 MASTERS = ("fp32", "split", "none")
 ROUNDINGS = ("nearest", "stochastic")
 
 # The keys of a group that a rule reads, and their names there.
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Callable[[Group], float]]] = {
     "adamw": {"beta1": lambda g: g["betas"][0], "beta2": lambda g: g["betas"][1], "epsilon": lambda g: g["eps"]},
     "sgd": {"momentum": lambda g: g["momentum"], "nesterov": lambda g: g["nesterov"]},
     "lion": {"beta1": lambda g: g["betas"][0], "beta2": lambda g: g["betas"][1]},
@@ -24,15 +31,16 @@ MOMENTS = {
 _SAME_RATE = 2.0**-50
 
 
-def check(group):
-    """ValueError names the first key whose value is none of those that there are."""
+def _check(group: Group) -> None:
+    # The library would name its own enumerators.
     for key, known in (("rule", RULES), ("master", MASTERS), ("rounding", ROUNDINGS)):
         if group[key] not in known:
             raise ValueError(f"{key} = {group[key]!r}: must be one of {', '.join(known)}")
 
 
-def text_of(group, learning_rate_factor):
-    """Message Group. The library says which value is out of range."""
+def _text_of(group: Group, learning_rate_factor: float) -> str:
+    # Message Group. The library says which value is out of range.
+    _check(group)
     settings = {name: read(group) for name, read in _SETTINGS[group["rule"]].items()}
     settings["weight_decay"] = group["weight_decay"]
     settings["learning_rate_factor"] = learning_rate_factor
@@ -42,23 +50,43 @@ def text_of(group, learning_rate_factor):
     )
 
 
-def _number(value):
+def _number(value: float) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(float(value))
 
 
+class Settings:
+    """The groups' settings as the library knows them."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        self._rates = LearningRates(groups)
+        self.texts = self._texts_of(groups)
+
+    def pass_on(self, native: shardstep.ShardedOptimizer, groups: list[Group]) -> float:
+        """Tells the library what has changed. The rate to take the step with."""
+        rate = self._rates.update(groups)
+        for index, text in enumerate(self._texts_of(groups)):
+            if text != self.texts[index]:
+                native.set_group(index, text)
+                self.texts[index] = text
+        return rate
+
+    def _texts_of(self, groups: list[Group]) -> list[str]:
+        return [_text_of(group, factor) for group, factor in zip(groups, self._rates.factors)]
+
+
 class LearningRates:
     """Splits the groups' rates into one rate, which every step is given, and a factor for each group.
 
-    Schedulers scale all rates alike, nearly always: then factors stay and nobody has to agree on new ones.
+    Schedulers scale all rates alike, nearly always: then factors stay.
     """
 
-    def __init__(self, groups):
+    def __init__(self, groups: list[Group]) -> None:
         self.factors = [1.0] * len(groups)
         self.update(groups)
 
-    def update(self, groups):
+    def update(self, groups: list[Group]) -> float:
         """The step's rate; `self.factors` have changed where they had to."""
         rates = [float(group["lr"]) for group in groups]
         if any(math.isnan(rate) for rate in rates):

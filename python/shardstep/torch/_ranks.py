@@ -1,7 +1,11 @@
 """Which job this process is a rank of, and how its ranks meet."""
 
+from __future__ import annotations
+
 import os
 import socket
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,8 +14,10 @@ import shardstep
 
 _STORE_KEY = "shardstep/job_id"
 
+_Answer = list[Any]  # a job id, or the error that there is none
 
-def find_job(process_group=None, **options):
+
+def find_job(process_group: dist.ProcessGroup | None = None, **options: Any) -> shardstep.Job:
     """Describes the job that the launcher of this process made, as a shardstep.Job.
 
     Collective. Ranks are those of `process_group`; without one those of the default group where torch.distributed is
@@ -34,13 +40,13 @@ def find_job(process_group=None, **options):
     return shardstep.Job(**options)
 
 
-def _job_of_group(group, options):
+def _job_of_group(group: dist.ProcessGroup | None, options: dict[str, Any]) -> shardstep.Job:
     rank, world_size = dist.get_rank(group), dist.get_world_size(group)
     if rank < 0:
         raise ValueError("process_group: this rank is not a member of it")
-    hosts = [None] * world_size
+    hosts: list[Any] = [None] * world_size
     dist.all_gather_object(hosts, socket.gethostname(), group=group)
-    answer = [None, None]
+    answer: _Answer = [None, None]
     if rank == 0:
         answer = _try_to_create_id(_address_of_rank_0(options, one_host=len(set(hosts)) == 1))
     first = 0 if group is None else dist.get_global_rank(group, 0)
@@ -48,13 +54,13 @@ def _job_of_group(group, options):
     return _job(answer, rank, world_size, options)
 
 
-def _job_of_torchrun(options):
+def _job_of_torchrun(options: dict[str, Any]) -> shardstep.Job:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     agent_listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = _store(rank == 0 and not agent_listens, world_size)
     # A number of its own for every job: all ranks create them in the same order.
-    key = f"{_STORE_KEY}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_store.jobs}"
-    _store.jobs += 1
+    key = f"{_STORE_KEY}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_Store.jobs}"
+    _Store.jobs += 1
     if rank == 0:
         one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
         answer = _try_to_create_id(_address_of_rank_0(options, one_host) or os.environ["MASTER_ADDR"])
@@ -63,24 +69,25 @@ def _job_of_torchrun(options):
     return _job(answer, rank, world_size, options)
 
 
-def _store(listens, world_size):
+class _Store:
     # One per process, kept: the port is taken as long as rank 0 listens there.
-    if _store.instance is None:
-        _store.instance = dist.TCPStore(
+    instance: Any = None
+    jobs = 0
+
+
+def _store(listens: bool, world_size: int) -> Any:
+    if _Store.instance is None:
+        _Store.instance = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size, listens, wait_for_workers=False
         )
-    return _store.instance
+    return _Store.instance
 
 
-_store.instance = None
-_store.jobs = 0
-
-
-def _address_of_rank_0(options, one_host):
+def _address_of_rank_0(options: dict[str, Any], one_host: bool) -> str:
     return options.get("host_address") or ("127.0.0.1" if one_host else "")
 
 
-def _try_to_create_id(address):
+def _try_to_create_id(address: str) -> _Answer:
     # The others wait for the answer, so that they get the error too.
     try:
         return [shardstep.create_job_id(address), None]
@@ -88,14 +95,14 @@ def _try_to_create_id(address):
         return [None, str(error)]
 
 
-def _job(answer, rank, world_size, options):
+def _job(answer: _Answer, rank: int, world_size: int, options: dict[str, Any]) -> shardstep.Job:
     job_id, error = answer
     if error:
         raise RuntimeError(f"rank 0 cannot be reached: {error}")
     return shardstep.Job(meet="tcp", id=job_id, rank=rank, world_size=world_size, **options)
 
 
-def broadcast_from_rank_0(tensors, process_group):
+def broadcast_from_rank_0(tensors: Iterable[torch.Tensor], process_group: dist.ProcessGroup | None) -> None:
     """Gives all ranks of an initialized process group rank 0's values, as DistributedDataParallel does."""
     first = 0 if process_group is None else dist.get_global_rank(process_group, 0)
     for tensor in tensors:

@@ -1,9 +1,18 @@
 """Tells the library, by autograd's and modules' hooks, which gradients are written and which weights are needed."""
 
+from __future__ import annotations
+
 import weakref
+from collections.abc import Iterable
+from typing import Any, Callable
 
 import torch
-from torch.autograd.graph import increment_version
+from torch.utils.dlpack import from_dlpack
+from torch.utils.hooks import RemovableHandle
+
+import shardstep
+
+from ._parameters import OwnedParameters
 
 
 class GradientHooks:
@@ -13,56 +22,63 @@ class GradientHooks:
     one; the hook moves it to the buffer and makes `.grad` a view of it.
     """
 
-    def __init__(self, native, parameters, names, indices, overlap, before_first):
+    def __init__(
+        self,
+        native: shardstep.ShardedOptimizer,
+        parameters: OwnedParameters,
+        overlap: bool,
+        before_first: Callable[[], None],
+        on_use: Callable[[int], None],
+    ) -> None:
         self._native = native
         self._parameters = parameters
-        self._names = names
+        self._names = parameters.names
         self._overlap = overlap
-        self._views = {}
-        self._handles = {}
-        self._writable = set()  # indices whose view may be written in this micro-step
-        self._written = {}  # index: version of the view once its gradient was written, in this micro-step
+        self._views: dict[int, torch.Tensor] = {}
+        self._handles: dict[int, RemovableHandle] = {}
+        self._writable: set[int] = set()  # whose view may be written in this micro-step
+        self._written: dict[int, int] = {}  # version of the view once its gradient was written, in this micro-step
         self._before_first = before_first  # called before the first gradient of a micro-step, or its end if there is none
-        self.on_use = None  # called with the index of a parameter that backward reached
-        self.watch(indices)
+        self._on_use = on_use  # called with the index of a parameter that backward reached
+        self.watch(parameters.trained())
 
-    @property
-    def watched(self):
-        """Indices of the parameters that have gradients."""
-        return self._handles.keys()
+    def is_watched(self, i: int) -> bool:
+        """Parameter i has gradients."""
+        return i in self._handles
 
-    def watch(self, indices):
+    def watch(self, indices: Iterable[int]) -> None:
         """From now on these parameters have gradients, and no others."""
         for i in set(self._handles) - set(indices):
             self._handles.pop(i).remove()
             del self._views[i]
         for i in set(indices) - set(self._handles):
             parameter = self._parameters[i]
-            self._views[i] = torch.from_dlpack(self._native.gradient(i))
-            self._handles[i] = parameter.register_post_accumulate_grad_hook(self._hook_of(i))
+            self._views[i] = from_dlpack(self._native.gradient(i))
+            register = parameter.register_post_accumulate_grad_hook
+            self._handles[i] = register(self._hook_of(i))  # type: ignore[no-untyped-call]
             parameter.grad = None
 
-    def _hook_of(self, i):
+    def _hook_of(self, i: int) -> Callable[[torch.Tensor], None]:
         # Weakly: a model does not keep its optimizer.
         hooks = weakref.ref(self)
 
-        def hook(_):
+        def hook(_: torch.Tensor) -> None:
             alive = hooks()
             if alive is not None:
                 alive._accumulated(i)
 
         return hook
 
-    def _accumulated(self, i):
+    def _accumulated(self, i: int) -> None:
         if not self._written:
             self._before_first()
-        if self.on_use is not None:
-            self.on_use(i)
+        self._on_use(i)
         view = self._views[i]
         if i in self._written:
             self._accumulated_again(i, view)
             return
         gradient = self._parameters[i].grad
+        assert gradient is not None
         if gradient.layout != torch.strided:
             raise TypeError(f'the gradient of "{self._names[i]}" is {gradient.layout}; Shardstep takes dense ones')
         if i not in self._writable:
@@ -74,7 +90,7 @@ class GradientHooks:
         if self._overlap:
             self._native.gradient_ready(i)
 
-    def _accumulated_again(self, i, view):
+    def _accumulated_again(self, i: int, view: torch.Tensor) -> None:
         if self._overlap:
             raise RuntimeError(
                 f'a second backward reached "{self._names[i]}", whose gradient is under way already: run all but the '
@@ -82,11 +98,12 @@ class GradientHooks:
                 "which also lets zero_grad() discard what a backward left that failed"
             )
         gradient = self._parameters[i].grad
+        assert gradient is not None
         if gradient is not view:  # somebody has set .grad to None in between, or to a tensor of their own
             view.copy_(gradient.detach())
             self._parameters[i].grad = view
 
-    def end_micro_step(self):
+    def end_micro_step(self) -> None:
         """All gradients of this micro-step are written: refuses what was changed too late, and forgets them."""
         if not self._written:
             self._before_first()
@@ -97,7 +114,7 @@ class GradientHooks:
         self._native.end_micro_step()
         self._forget()
 
-    def discard(self):
+    def discard(self) -> bool:
         """Forgets the gradients of this micro-step; False when they are under way, so that it cannot."""
         if self._overlap and self._written:
             return False
@@ -108,13 +125,13 @@ class GradientHooks:
         self._written.clear()
         return True
 
-    def _forget(self):
+    def _forget(self) -> None:
         for i in self._written:
             self._parameters[i].grad = None
         self._written.clear()
         self._writable.clear()
 
-    def _mark_ready(self):
+    def _mark_ready(self) -> None:
         for i in self._writable - set(self._written):  # discarded: zeros
             self._native.gradient_ready(i)
         for i in self._written:
@@ -126,7 +143,7 @@ class GradientHooks:
                 view.copy_(gradient.detach())
             self._native.gradient_ready(i)
 
-    def _refuse_late_changes(self):
+    def _refuse_late_changes(self) -> None:
         for i, version in self._written.items():
             gradient = self._parameters[i].grad
             if gradient is self._views[i] and gradient._version == version:
@@ -136,7 +153,7 @@ class GradientHooks:
                 "with the optimizer's max_norm, or construct the optimizer with overlap_backward=False"
             )
 
-    def remove(self):
+    def remove(self) -> None:
         for i in self._handles:
             self._parameters[i].grad = None
         self.watch([])
@@ -152,17 +169,17 @@ class WeightHooks:
     module of a forward does.
     """
 
-    def __init__(self, native, parameters, names):
+    def __init__(self, native: shardstep.ShardedOptimizer, parameters: OwnedParameters) -> None:
         self._native = native
-        self._names = names
+        self._names = parameters.names
         self._index_of = {id(parameter): i for i, parameter in enumerate(parameters)}
-        self._pending = set()  # indices whose weights nobody has waited for since the last step
-        self._announced = set()  # indices whose module has begun a forward since the last step
-        self._early = set()
-        self._suspects = set()  # indices that nobody had waited for when the first backward since the step began
+        self._pending: set[int] = set()  # whose weights nobody has waited for since the last step
+        self._announced: set[int] = set()  # whose module has begun a forward since the last step
+        self._early: set[int] = set()
+        self._suspects: set[int] = set()  # that nobody had waited for when the first backward since the step began
         hooks = weakref.ref(self)
 
-        def hook(module, _inputs):
+        def hook(module: torch.nn.Module, _inputs: Any) -> None:
             alive = hooks()
             if alive is not None:
                 alive._before_forward(module)
@@ -170,16 +187,16 @@ class WeightHooks:
         self._handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
         weakref.finalize(self, self._handle.remove)
 
-    def step_called(self):
+    def step_called(self) -> None:
         self._pending = set(self._index_of.values())
         self._announced.clear()
 
-    def wait_for_all(self):
+    def wait_for_all(self) -> None:
         if self._pending:
             self._native.all_weights_ready()
             self._pending.clear()
 
-    def _before_forward(self, module):
+    def _before_forward(self, module: torch.nn.Module) -> None:
         own = [self._index_of.get(id(p)) for p in module._parameters.values() if p is not None]
         wanted = {i for i in own if i is not None}
         self._announced |= wanted
@@ -189,14 +206,14 @@ class WeightHooks:
             self._native.weights_ready(i)
             self._pending.discard(i)
 
-    def backward_begins(self):
+    def backward_begins(self) -> None:
         """The first since the step. What was read until now was read while the step was in flight."""
         self._suspects = set(self._pending)
 
-    def micro_step_ended(self):
+    def micro_step_ended(self) -> None:
         self._suspects.clear()
 
-    def used(self, i):
+    def used(self, i: int) -> None:
         """Backward reached parameter i."""
         if i in self._announced or i in self._early:
             return
@@ -207,25 +224,6 @@ class WeightHooks:
             )
         self._early.add(i)
 
-    def remove(self):
+    def remove(self) -> None:
         self._handle.remove()
 
-
-def _takes_many():
-    try:
-        increment_version([torch.zeros(1)])
-    except (TypeError, RuntimeError):  # before torch 2.5
-        return False
-    return True
-
-
-_TAKES_MANY = _takes_many()
-
-
-def bump_versions(tensors):
-    """Tells autograd that these were changed in place, so that a graph that saved one of them refuses its backward."""
-    if _TAKES_MANY:
-        increment_version(list(tensors))
-        return
-    for tensor in tensors:
-        increment_version(tensor)
