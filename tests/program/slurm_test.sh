@@ -32,7 +32,7 @@ batch() {
   "$SLURM_SUBMIT_DIR/deploy/shardstep.sbatch" sh -c "$4" >"$work/log" 2>&1 &
   job=$!
   if [ "$1" != none ]; then
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
       ! grep -q started "$work/log" || break
       sleep 0.1
     done
