@@ -10,7 +10,8 @@ COLUMNS = ("parameters ranks hosts rule master wire weights micro_steps clip ste
            "bytes_per_parameter gb_per_s floor_ms floor_ratio exposed_ms wrong").split()
 
 output, json_file, checked, *wanted = sys.argv[1:]
-lines = [line.split() for line in open(output) if not line.startswith("#")]
+# "[host:pid] ...": mpirun's own warnings, on a busy machine.
+lines = [line.split() for line in open(output) if not line.startswith(("#", "["))]
 assert lines[0] == COLUMNS, lines[0]
 rows = [dict(zip(COLUMNS, line)) for line in lines[1:]]
 assert rows and all(len(line) == len(COLUMNS) for line in lines), lines
