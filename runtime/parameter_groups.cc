@@ -10,13 +10,21 @@
 #include <xxhash.h>
 
 namespace shardstep {
+namespace {
+
+uint64_t HashOf(const GroupOptions& options) {
+  const std::string text = DescribeGroup(options);
+  return XXH3_64bits(text.data(), text.size());
+}
+
+}  // namespace
 
 ParameterGroups::ParameterGroups(std::vector<GroupOptions> groups, const ShardLayout* layout)
     : groups_(std::move(groups)), layout_(layout) {
   for (int p = 0; p < layout->parameter_count(); ++p) {
     members_.push_back({.group = layout->parameter(p).group, .frozen = layout->parameter(p).frozen});
   }
-  HashSettings();
+  for (const GroupOptions& group : groups_) hashes_.push_back(HashOf(group));
 }
 
 bool ParameterGroups::active(int b) const {
@@ -34,7 +42,7 @@ absl::Status ParameterGroups::SetGroup(int group, const GroupOptions& options) {
         absl::StrCat("group ", group, ": rule, master, rounding and having momentum are fixed at creation"));
   }
   groups_[group] = options;
-  HashSettings();
+  hashes_[group] = HashOf(options);
   return absl::OkStatus();
 }
 
@@ -45,7 +53,7 @@ absl::StatusOr<int> ParameterGroups::AddGroup(const GroupOptions& options) {
         absl::StrCat("number of groups = ", kMaxGroups + 1, ": must be at most ", kMaxGroups));
   }
   groups_.push_back(options);
-  HashSettings();
+  hashes_.push_back(HashOf(options));
   return static_cast<int>(groups_.size()) - 1;
 }
 
@@ -81,13 +89,14 @@ std::vector<Segment> ParameterGroups::Segments(int b, int rank) const {
   return segments;
 }
 
-void ParameterGroups::HashSettings() {
-  settings_hashes_.fill(0);
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    const std::string text = DescribeGroup(groups_[g]);
-    uint64_t& hash = settings_hashes_[std::min(g, settings_hashes_.size() - 1)];
-    hash = XXH3_64bits_withSeed(text.data(), text.size(), hash);
+SettingsHashes ParameterGroups::settings_hashes() const {
+  SettingsHashes hashes{};
+  for (size_t g = 0; g < hashes_.size(); ++g) {
+    uint64_t& hash = hashes[std::min(g, hashes.size() - 1)];
+    const std::array<uint64_t, 2> both = {hash, hashes_[g]};
+    hash = XXH3_64bits(both.data(), sizeof(both));
   }
+  return hashes;
 }
 
 std::vector<RuleSettings> ParameterGroups::Settings() const {

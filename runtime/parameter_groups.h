@@ -53,7 +53,7 @@ class ParameterGroups {
   std::vector<Segment> Segments(int b, int rank) const;
   /// By Segment::scalars: what the rules' scalars are made from.
   std::vector<RuleSettings> Settings() const;
-  const SettingsHashes& settings_hashes() const { return settings_hashes_; }
+  SettingsHashes settings_hashes() const;
 
  private:
   struct Member {
@@ -63,10 +63,9 @@ class ParameterGroups {
   };
   /// The distinct (group, begin_applied_step) of all parameters, numbered in order.
   std::map<std::pair<int, int64_t>, int> ScalarSets() const;
-  void HashSettings();
 
   std::vector<GroupOptions> groups_;
-  SettingsHashes settings_hashes_{};
+  std::vector<uint64_t> hashes_;  ///< of groups_
   const ShardLayout* layout_;
   std::vector<Member> members_;  ///< by parameter
 };

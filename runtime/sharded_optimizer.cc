@@ -142,7 +142,8 @@ absl::Status ShardedOptimizer::SetMicroSteps(int64_t micro_steps) { return impl_
 absl::Status ShardedOptimizer::SetGroup(int group, const GroupOptions& options) {
   SHARDSTEP_RETURN_IF_ERROR(impl_->scheduler_->CheckNotInFlight("SetGroup"));
   SHARDSTEP_RETURN_IF_ERROR(Annotate(impl_->groups_.SetGroup(group, options), "SetGroup"));
-  return impl_->scheduler_->TakeOverSettings();
+  impl_->scheduler_->SettingsChanged();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int> ShardedOptimizer::AddGroup(const GroupOptions& options, absl::Span<const std::string> parameters) {

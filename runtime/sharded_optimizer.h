@@ -156,7 +156,8 @@ class ShardedOptimizer {
   absl::Status Agree(absl::string_view what, const absl::Status& mine);
 
   /// Collective. Writes a checkpoint of the last finished step under `directory` (docs/checkpoint_format.md) and prunes
-  /// old ones. `caller_state` comes back from Load. Refused when torn or while a step is in flight.
+  /// old ones. `caller_state` comes back from Load. Refused when torn, while a step is in flight, or when ranks have
+  /// other settings of a group.
   absl::Status Save(const std::string& directory, absl::string_view caller_state);
   /// Collective. Restores the newest whole checkpoint under `directory`, of any world size; the caller's blob.
   /// NotFound when there is none, and nothing has changed; DataLoss when all are damaged. A damaged one is named in

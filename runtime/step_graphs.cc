@@ -56,7 +56,7 @@ absl::Status StepScheduler::Replay(const StepArguments& arguments) {
   SHARDSTEP_RETURN_IF_ERROR(CheckArguments(arguments));
   // So that the graph comes after all of the last step.
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "Replay"));
-  Order(arguments, captured->second);
+  SHARDSTEP_RETURN_IF_ERROR(Order(arguments, captured->second));
   step_begin_ns_ = SteadyNowNs();
   in_flight_ = true;
   replayed_ = true;

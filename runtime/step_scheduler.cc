@@ -86,7 +86,7 @@ absl::Status StepScheduler::Step(const StepArguments& arguments) {
   for (int b = 0; b < r_.layout->bucket_count(); ++b) SHARDSTEP_RETURN_IF_ERROR(AwaitPublished(b, "Step"));
   SHARDSTEP_RETURN_IF_ERROR(Healthy());
 
-  Order(arguments, last_contribution_);
+  SHARDSTEP_RETURN_IF_ERROR(Order(arguments, last_contribution_));
   if (others_ != nullptr) others_->StepCalled();
   step_begin_ns_ = SteadyNowNs();
   in_flight_ = true;
@@ -135,7 +135,8 @@ absl::Status StepScheduler::CheckArguments(const StepArguments& arguments) const
   return ValidateArguments(arguments, *r_.options, r_.groups->groups(), plan_.input.micro_steps, world_size_);
 }
 
-void StepScheduler::Order(const StepArguments& arguments, int64_t last_contribution) {
+absl::Status StepScheduler::Order(const StepArguments& arguments, int64_t last_contribution) {
+  if (std::exchange(settings_changed_, false)) SHARDSTEP_RETURN_IF_ERROR(launcher_.TakeOverSettings());
   DecisionInput input{.arguments = arguments,
                       .counters = counters_,
                       .micro_steps = plan_.input.micro_steps,
@@ -144,6 +145,7 @@ void StepScheduler::Order(const StepArguments& arguments, int64_t last_contribut
   if (micro_batches == 0) micro_batches = plan_.input.micro_steps * world_size_;
   if (last_contribution * world_size_ + r_.rank >= micro_batches) input.misplaced_micro_step = last_contribution;
   launcher_.SetDecisionInput(input, position_.step);
+  return absl::OkStatus();
 }
 
 absl::Status StepScheduler::AwaitStep() {

@@ -38,8 +38,8 @@ class StepScheduler {
   absl::Status Replan(int64_t micro_steps);
   /// The groups have changed, or what is frozen. Between steps, and the last one is finished.
   absl::Status TakeOverGroups();
-  /// Settings of groups have changed, and nothing else. No step is in flight.
-  absl::Status TakeOverSettings() { return launcher_.TakeOverSettings(); }
+  /// Settings of groups have changed, and nothing else: the next step takes them over. No step is in flight.
+  void SettingsChanged() { settings_changed_ = true; }
   absl::Status CheckNotInFlight(absl::string_view call);
   /// `others` take part in every decision from the next step on. Between steps, once; they outlive the streams' work.
   absl::Status DecideWith(OtherOptimizers* others);
@@ -97,7 +97,7 @@ class StepScheduler {
   absl::Status Issue(int first, int last);
   absl::Status CheckArguments(const StepArguments& arguments) const;
   /// Gives the streams the words of the step; `last_contribution` of it.
-  void Order(const StepArguments& arguments, int64_t last_contribution);
+  absl::Status Order(const StepArguments& arguments, int64_t last_contribution);
   absl::Status AwaitStep();
   absl::Status SynchronizeAll();
   void SettleAll();
@@ -116,6 +116,7 @@ class StepScheduler {
   int64_t step_number_ = 1;               // of the step being filled, as its record will say
   int64_t micro_step_ = 0;                // within the step
   bool in_flight_ = false;                // between Step and FinishStep
+  bool settings_changed_ = false;         // since the streams were given settings
   int64_t last_contribution_ = -1;        // the last micro-step of the step in which the caller marked a gradient ready
   std::vector<GradientState> gradients_;  // by parameter, of this micro-step
   std::vector<int> missing_;              // by bucket: gradients not ready in this micro-step

@@ -219,8 +219,7 @@ void BindGroups(Optimizer& optimizer) {
           },
           "group"_a, "options"_a, Released(),
           "From the next step on, also inside a step until it is called. Every rank does it alike: finish_step names "
-          "two "
-          "that differ. options: the text of a message Group of proto/options.proto.")
+          "two that differ. options: the text of a message Group of proto/options.proto.")
       .def(
           "add_group",
           [](PythonOptimizer& self, const std::string& text, const std::vector<std::string>& parameters) {
@@ -269,8 +268,7 @@ void BindState(Optimizer& optimizer) {
           },
           "what"_a, "error"_a = "", Released(),
           "Collective, between steps, for what all ranks must succeed in or none. Raises InvalidArgument on all when "
-          "any "
-          "rank gave an error, and names the lowest such rank.")
+          "any rank gave an error, and names the lowest such rank.")
       .def("save", &Save, "directory"_a, "caller_state"_a = nb::bytes("", 0),
            nb::sig("def save(self, directory: str | os.PathLike[str], caller_state: bytes = b'') -> None"),
            "Collective. Writes a sharded checkpoint of the last finished step; rank 0's caller_state comes back.")

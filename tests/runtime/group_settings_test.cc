@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint_test_model.h"
 #include "shardstep/tests/comm/rank_threads.h"
 #include "training_job.h"
 
@@ -70,6 +71,27 @@ TEST(GroupSettings, MayChangeInsideAStepUntilItIsTaken) {
     const auto master = optimizer->ReadState(optimizer->layout().parameter(0).name, StateKind::kMaster);
     ASSERT_TRUE(master.ok()) << master.status();
     EXPECT_EQ((*master)[0], 0.75f);
+  });
+}
+
+// A checkpoint has one text of them.
+TEST(GroupSettings, ThatDifferAreNotSaved) {
+  const TemporaryDirectory scratch;
+  RunRankThreads(2, [&](Rendezvous& rendezvous) {
+    std::unique_ptr<ShardedOptimizer> optimizer;
+    ASSERT_NO_FATAL_FAILURE(CreateOnes({Settings(0.9)}, rendezvous, &optimizer));
+    const auto set_on = [&](int rank) {
+      if (rendezvous.rank() != rank) return;
+      EXPECT_TRUE(optimizer->SetGroup(0, Settings(0.5)).ok());
+    };
+    set_on(1);
+    const absl::Status status = optimizer->Save(scratch.path(), "");
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()),
+                testing::AllOf(testing::StartsWith("Save: ranks 0 and 1 have different configurations: "),
+                               testing::HasSubstr("beta1 = 0.9"), testing::HasSubstr("beta1 = 0.5")));
+    set_on(0);
+    EXPECT_EQ(optimizer->Save(scratch.path(), ""), absl::OkStatus());
   });
 }
 

@@ -63,6 +63,6 @@ def train_step(model, optimizer, step, loss=loss_of, **arguments):
     return total / micro_steps()
 
 
-def optimizer_of(model, **arguments):
+def optimizer_of(model, groups=None, **arguments):
     settings = dict(lr=1e-2, betas=(0.9, 0.98), weight_decay=0.1, micro_steps=micro_steps())
-    return shardstep.torch.ShardedOptimizer(model.named_parameters(), **{**settings, **arguments})
+    return shardstep.torch.ShardedOptimizer(groups or model.named_parameters(), **{**settings, **arguments})

@@ -1,6 +1,8 @@
 """shardstep.torch.ShardedOptimizer as a torch.optim.Optimizer: what it does with a model, and what it refuses."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import weakref
@@ -12,6 +14,7 @@ from torch import nn
 import models
 import shardstep
 import shardstep.torch
+from shardstep.torch import _groups
 
 
 @pytest.fixture
@@ -361,6 +364,18 @@ def test_a_nan_rate_of_any_group_is_refused(model):
         optimizer.step()
 
 
+def test_factors_of_rates_are_those_of_the_present_rates():
+    """Not of what was before: ranks compare them."""
+    rates = [1e-3, 1e-5]
+    for scale in (1.0, 0.7, 0.7 * 0.9, 1e-300, 0.0):
+        groups = [{"lr": rate * scale} for rate in rates]
+        highest, factors = _groups.split_rates(groups)
+        assert highest == rates[0] * scale
+        assert [highest * factor for factor in factors] == pytest.approx([g["lr"] for g in groups], rel=1e-15)
+    assert _groups.split_rates([{"lr": 0.25}, {"lr": 0.5}, {"lr": 0.0}]) == (0.5, [0.5, 1.0, 0.0])
+    assert _groups.split_rates([{"lr": 0.0}, {"lr": 0.0}]) == (0.0, [1.0, 1.0])
+
+
 def test_rates_of_groups_may_change_apart(model):
     optimizer = shardstep.torch.ShardedOptimizer(groups_of(model), lr=1e-2)
     lambdas = [lambda step: 1.0, lambda step: 0.0 if step else 1.0]
@@ -449,6 +464,25 @@ def test_weights_that_were_written_are_refused_until_they_are_adopted(model):
     optimizer.adopt_weights()
     state = optimizer.state_dict()["state"][0]
     assert (state["master"] == 0.5).all() and torch.equal(state["exp_avg"], moments)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_backward_that_was_refused_leaves_no_gradient(overlap):
+    norms = []
+    for refused in (True, False):
+        model = models.make()
+        optimizer = optimizer_of(model, overlap_backward=overlap)
+        with torch.no_grad():
+            model.norm.bias.fill_(0.25)
+        if refused:
+            with pytest.raises(RuntimeError, match='"norm.bias" was written'):
+                backward(model)
+            assert all(p.grad is None for p in model.parameters())
+        optimizer.adopt_weights()
+        backward(model)
+        optimizer.step()
+        norms.append(optimizer.record.gradient_norm)
+    assert norms[0] == norms[1]
 
 
 def test_weights_written_between_backward_and_step_are_refused(model):
@@ -563,11 +597,50 @@ def test_state_that_does_not_fit_is_named_and_nothing_changes(model):
     wrong_shape = {**good, "state": {**good["state"], 3: {**good["state"][3], "exp_avg": torch.zeros(2)}}}
     no_moments = {**good, "state": {**good["state"], 2: {"master": good["state"][2]["master"]}}}
     other_rule = {**good, "param_groups": [{**good["param_groups"][0], "rule": "sgd"}]}
+
+    def with_group(**settings):
+        return {**good, "param_groups": [{**good["param_groups"][0], **settings}]}
+
+    def with_own(**own):
+        return {**good, "shardstep": {**good["shardstep"], **own}}
+
     for state, words in ((wrong_shape, 'exp_avg of "norm.bias"'), (no_moments, 'no exp_avg of "norm.weight"'),
-                         (other_rule, "rule was sgd"), ({}, "not the state")):
+                         (other_rule, "rule was sgd"), ({}, "not the state"), (None, "malformed"),
+                         (with_group(master="split"), "master, rounding and having momentum are fixed"),
+                         (with_group(weight_decay=-1.0), "weight_decay = -1"), (with_group(betas=0.9), "malformed"),
+                         (with_own(counters={"step": 1}), "applied_steps"), (with_own(begin_applied_steps=None), "mal")):
         with pytest.raises(ValueError, match=words):
             optimizer.load_state_dict(state)
+    for own, words in ((dict(begin_applied_steps=[0]), "number of begin_applied_steps = 1"),
+                       (dict(counters={**good["shardstep"]["counters"], "step": -1}), "step = -1")):
+        with pytest.raises(shardstep.InvalidArgument, match=words):
+            optimizer.load_state_dict(with_own(**own))
     assert optimizer.digests() == before
+    assert optimizer.native.counters == good["shardstep"]["counters"]
+
+
+def test_a_rank_of_a_job_is_not_copied(model):
+    optimizer = optimizer_of(model)
+    for copying in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            copying(optimizer)
+
+
+def test_a_closed_one_says_so(model):
+    optimizer = optimizer_of(model)
+    optimizer.close()
+    for call in (optimizer.step, optimizer.digests, optimizer.state_dict):
+        with pytest.raises(shardstep.FailedPrecondition, match="the optimizer is closed"):
+            call()
+
+
+def test_what_failed_while_it_was_made_owns_nothing(model, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("shardstep.torch._optimizer.GradientHooks", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            optimizer_of(model)
+    backward(model)
+    optimizer_of(model).step()
 
 
 def test_hooks_of_state_dicts_are_called(model):

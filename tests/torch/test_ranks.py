@@ -47,27 +47,34 @@ def load_and_train(directory, steps, begin):
     return optimizer.digests()
 
 
-def differ_in_weight_decay():
-    rank = dist.get_rank()
+def differ_once(key, wrong):
+    """Rank 1 has another value of a setting of the second group in step 1 of 5; a schedule scales all rates."""
     model = models.make()
-    optimizer = models.optimizer_of(model)
-    optimizer.param_groups[0]["weight_decay"] = 0.2 if rank == 1 else 0.1
-    errors = []
-    for step in range(2):
+    named = list(model.named_parameters())
+    optimizer = models.optimizer_of(model, groups=[{"params": named[:2]}, {"params": named[2:], "lr": 1e-4}])
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+    errors = {}
+    for step in range(5):
+        group = optimizer.param_groups[1]
+        right = group[key]
+        if step == 1 and dist.get_rank() == 1:
+            group[key] = wrong
         try:
             models.train_step(model, optimizer, step)
         except shardstep.FailedPrecondition as error:
-            errors.append(str(error))
-        optimizer.param_groups[0]["weight_decay"] = 0.2
+            errors[step] = str(error)
+        group[key] = right
+        scheduler.step()
     return errors, optimizer.digests(), optimizer.record.applied_steps
 
 
-def test_a_setting_that_ranks_have_otherwise_is_named_by_the_step():
-    results = run_ranks(2, differ_in_weight_decay)
+@pytest.mark.parametrize("key, wrong", [("weight_decay", 0.2), ("lr", 2e-4)])
+def test_a_setting_that_ranks_have_otherwise_is_named_by_the_step(key, wrong):
+    results = run_ranks(2, differ_once, key, wrong)
     assert results[0] == results[1]
-    (error,), _, applied = results[0]
-    assert "ranks 0 and 1 called Step with different settings of group[0]; nothing was updated" in error
-    assert applied == 1
+    errors, _, applied = results[0]
+    assert list(errors) == [1] and applied == 4
+    assert "ranks 0 and 1 called Step with different settings of group[1]; nothing was updated" in errors[1]
 
 
 def load_what_does_not_fit():

@@ -27,9 +27,6 @@ MOMENTS = {
     "lion": {"first_moment": "exp_avg"},
 }
 
-# How far learning_rate * factor may be from a group's own rate before its factor is set anew.
-_SAME_RATE = 2.0**-50
-
 
 def _check(group: Group) -> None:
     # The library would name its own enumerators.
@@ -56,45 +53,45 @@ def _number(value: float) -> str:
     return repr(float(value))
 
 
+def split_rates(groups: list[Group]) -> tuple[float, list[float]]:
+    """The rate that a step is given, the highest of the groups', and each group's factor of it.
+
+    Made from the groups' present rates alone: ranks compare the factors bit by bit."""
+    rates = [float(group["lr"]) for group in groups]
+    if any(math.isnan(rate) for rate in rates):
+        return math.nan, [1.0] * len(rates)  # the library refuses it
+    highest = max(rates)
+    if highest == 0 or math.isinf(highest):
+        return highest, [1.0] * len(rates)
+    return highest, [rate / highest for rate in rates]
+
+
 class Settings:
     """The groups' settings as the library knows them."""
 
     def __init__(self, groups: list[Group]) -> None:
-        self._rates = LearningRates(groups)
-        self.texts = self._texts_of(groups)
+        _, self.texts = _texts_of(groups)
 
     def pass_on(self, native: shardstep.ShardedOptimizer, groups: list[Group]) -> float:
         """Tells the library what has changed. The rate to take the step with."""
-        rate = self._rates.update(groups)
-        for index, text in enumerate(self._texts_of(groups)):
+        rate, texts = _texts_of(groups)
+        for index, text in enumerate(texts):
             if text != self.texts[index]:
                 native.set_group(index, text)
                 self.texts[index] = text
         return rate
 
-    def _texts_of(self, groups: list[Group]) -> list[str]:
-        return [_text_of(group, factor) for group, factor in zip(groups, self._rates.factors)]
+    def refuse_unfit(self, native: shardstep.ShardedOptimizer, groups: list[Group]) -> None:
+        """Raises what the library says of settings that it does not take. Nothing has changed."""
+        _, texts = _texts_of(groups)
+        try:
+            for index, text in enumerate(texts):
+                native.set_group(index, text)
+        finally:
+            for index, text in enumerate(self.texts):
+                native.set_group(index, text)
 
 
-class LearningRates:
-    """Splits the groups' rates into one rate, which every step is given, and a factor for each group.
-
-    Schedulers scale all rates alike, nearly always: then factors stay.
-    """
-
-    def __init__(self, groups: list[Group]) -> None:
-        self.factors = [1.0] * len(groups)
-        self.update(groups)
-
-    def update(self, groups: list[Group]) -> float:
-        """The step's rate; `self.factors` have changed where they had to."""
-        rates = [float(group["lr"]) for group in groups]
-        if any(math.isnan(rate) for rate in rates):
-            return math.nan  # which the library refuses
-        highest = max(rates)
-        if highest == 0:
-            return highest
-        for index, rate in enumerate(rates):
-            if abs(highest * self.factors[index] - rate) > _SAME_RATE * rate:
-                self.factors[index] = rate / highest
-        return highest
+def _texts_of(groups: list[Group]) -> tuple[float, list[str]]:
+    rate, factors = split_rates(groups)
+    return rate, [_text_of(group, factor) for group, factor in zip(groups, factors)]

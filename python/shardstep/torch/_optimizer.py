@@ -134,6 +134,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._begun = False  # gradients of the next step are under way
         self._ended = False  # all its micro-steps have ended
         self._ended_micro_steps = 0
+        self._parameters.own()
         self._constructed = True
 
     def _find_job(self, process_group: dist.ProcessGroup | None) -> shardstep.Job:
@@ -167,6 +168,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         divisor: of the sum of gradients; None: micro_batches.
         Raises shardstep.Error, which names ranks and reason; a step with inf or NaN is skipped and `record` says where.
         """
+        self._require_open("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -275,13 +277,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Collective. What state_dict returned, the same on every rank; weights become the rounded masters.
 
         ValueError names what does not fit, and nothing has changed; shardstep.InvalidArgument where it does not fit on
-        another rank, which it names."""
+        another rank, which it names. Values that ranks have otherwise are found while they are loaded: load again."""
         self.finish()
-        for hook in self._hooks("load_state_dict_pre"):
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
         try:
-            unpacked = _state_dict.Unpacked(state_dict, self._parameters, self.param_groups)
+            for hook in self._hooks("load_state_dict_pre"):
+                changed = hook(self, state_dict)
+                state_dict = state_dict if changed is None else changed
+            unpacked = _state_dict.Unpacked(
+                state_dict, self._native, self._parameters, self._settings, self.param_groups
+            )
         except Exception as error:
             with contextlib.suppress(shardstep.InvalidArgument):  # which is this one
                 self._native.agree("load_state_dict", str(error) or repr(error))
@@ -345,8 +349,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._native.close()
         self._native = _Closed()  # type: ignore[assignment]
 
-    def __deepcopy__(self, _memo: object) -> NoReturn:
-        raise TypeError("a ShardedOptimizer cannot be copied: it is a rank of a job")
+    def _require_open(self, call: str) -> None:
+        if isinstance(self._native, _Closed):
+            raise shardstep.FailedPrecondition(f"{call}: the optimizer is closed", "FAILED_PRECONDITION")
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a ShardedOptimizer cannot be copied or pickled: it is a rank of a job")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only while constructing: parameters are laid out once."""

@@ -110,6 +110,9 @@ class OwnedParameters:
                 raise RuntimeError(reason)
             parameter.data = weights
         self.note_written()
+
+    def own(self) -> None:
+        """From now on nobody else can, until they have moved out."""
         ids = [id(parameter) for parameter in self._parameters]
         this = weakref.ref(self)
         _owners.update(dict.fromkeys(ids, this))

@@ -70,6 +70,15 @@ class GradientHooks:
         return hook
 
     def _accumulated(self, i: int) -> None:
+        try:
+            self._take_over(i)
+        except BaseException:
+            # What is not written yet must not be there when backward comes again: autograd would add to it.
+            for j in self._handles.keys() - self._written.keys():
+                self._parameters[j].grad = None
+            raise
+
+    def _take_over(self, i: int) -> None:
         if not self._written:
             self._before_first()
         self._on_use(i)

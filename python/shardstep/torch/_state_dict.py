@@ -10,6 +10,7 @@ from torch.utils.dlpack import from_dlpack
 import shardstep
 
 from . import _groups
+from ._groups import Settings
 from ._parameters import OwnedParameters
 
 _VERSION = 1
@@ -33,25 +34,39 @@ def pack(native: shardstep.ShardedOptimizer, parameters: OwnedParameters, groups
 class Unpacked:
     """What a state dictionary holds, found to fit. ValueError names what does not."""
 
-    def __init__(self, state_dict: dict[str, Any], parameters: OwnedParameters, groups: Groups) -> None:
-        self._own = state_dict.get("shardstep")
-        if self._own is None or self._own.get("version") != _VERSION:
-            raise ValueError("load_state_dict: not the state of a shardstep.torch.ShardedOptimizer of this version")
-        self._groups: Groups = state_dict["param_groups"]
-        _check_groups(self._groups, groups)
+    def __init__(
+        self,
+        state_dict: dict[str, Any],
+        native: shardstep.ShardedOptimizer,
+        parameters: OwnedParameters,
+        settings: Settings,
+        groups: Groups,
+    ) -> None:
+        try:
+            own = state_dict.get("shardstep", {})
+            if own.get("version") != _VERSION:
+                raise ValueError("load_state_dict: not the state of a shardstep.torch.ShardedOptimizer of this version")
+            self._counters = {name: int(own["counters"][name]) for name in native.counters}
+            self._begins = [int(begin) for begin in own["begin_applied_steps"]]
+            self._groups = _merge_groups(state_dict["param_groups"], groups)
+            settings.refuse_unfit(native, self._groups)
+            state = state_dict["state"]
+            self._arrays = [_arrays_of(state.get(i, {}), parameters, groups, i) for i in range(len(parameters))]
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"load_state_dict: malformed: {error!r}") from error
+        except shardstep.Error as error:
+            raise ValueError(f"load_state_dict: {error}") from error
         self._names = parameters.names
-        state = state_dict["state"]
-        self._arrays = [_arrays_of(state.get(i, {}), parameters, groups, i) for i in range(len(parameters))]
 
     def give_to(self, native: shardstep.ShardedOptimizer, groups: Groups) -> None:
         """Collective."""
+        # The library refuses bad counters on all ranks, before anything has changed.
+        native.set_counters(self._counters, self._begins)
         for name, kinds in zip(self._names, self._arrays):
             for kind, values in kinds.items():
                 native.set_state(name, kind, values)
-        assert self._own is not None
-        native.set_counters(self._own["counters"], self._own["begin_applied_steps"])
-        for group, saved in zip(groups, self._groups):
-            group.update({key: value for key, value in saved.items() if key != "params"})
+        for group, loaded in zip(groups, self._groups):
+            group.update(loaded)
 
 
 def _moments_of(parameters: OwnedParameters, groups: Groups, i: int) -> dict[str, str]:
@@ -98,7 +113,8 @@ def _pack_groups(groups: Groups) -> Groups:
     return packed
 
 
-def _check_groups(saved: Groups, groups: Groups) -> None:
+def _merge_groups(saved: Groups, groups: Groups) -> Groups:
+    """The groups with the settings that were saved."""
     sizes = [len(group["params"]) for group in groups]
     saved_sizes = [len(group["params"]) for group in saved]
     if sizes != saved_sizes:
@@ -108,3 +124,4 @@ def _check_groups(saved: Groups, groups: Groups) -> None:
             raise ValueError(
                 f"load_state_dict: param_groups[{index}]: the rule was {other['rule']}, here it is {group['rule']}"
             )
+    return [{**group, **other, "params": group["params"]} for group, other in zip(groups, saved)]
