@@ -31,6 +31,7 @@ namespace HWY_NAMESPACE {
 #include "shardstep/optimizer/lion_formula-inl.h"
 #include "shardstep/optimizer/sgd_formula-inl.h"
 // In the order in which they need each other.
+#include "shardstep/optimizer/cpu_bytes-inl.h"
 #include "shardstep/optimizer/cpu_gradients-inl.h"
 #include "shardstep/optimizer/cpu_reduce-inl.h"
 // The parts of an update.
@@ -44,7 +45,9 @@ CpuBlockKernels BlockKernels() {
   return {.target = hwy::TargetName(HWY_TARGET),
           .supported = (hwy::SupportedTargets() & HWY_TARGET) != 0,
           .reduce = &ReduceRun,
-          .update = &UpdateRun};
+          .update = &UpdateRun,
+          .copy = &CopyBytes,
+          .zero = &ZeroBytes};
 }
 
 }  // namespace HWY_NAMESPACE

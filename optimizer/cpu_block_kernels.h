@@ -24,6 +24,9 @@ struct CpuBlockKernels {
   /// `schedule` is that of args.sum.
   void (*reduce)(const ReduceArgs& args, const SumSchedule& schedule, const BlockRun& run, ScanResult* scan) = nullptr;
   void (*update)(const UpdateArgs& args, const SumSchedule& schedule, const BlockRun& run) = nullptr;
+  /// Of arrays that do not overlap. Long ones go past the caches.
+  void (*copy)(const void* from, int64_t size_bytes, void* to) = nullptr;
+  void (*zero)(int64_t size_bytes, void* to) = nullptr;
 };
 
 /// One entry per compiled target, best first.

@@ -66,8 +66,10 @@ const float* SumAlike(const SumSchedule& schedule, int64_t origin, int64_t eleme
   const float* const accumulator = kAccumulator ? schedule.accumulator + origin : nullptr;
   int64_t i = 0;
   for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
+    if (kAccumulator) AskAhead(accumulator + i);
     V sum = kAccumulator ? LoadFloats(accumulator + i) : Broadcast(0.0f);
     for (int j = 0; j < kSlices; ++j) {
+      AskAhead(data[j] + i);
       sum = sum + LoadOnce(data[j] + i);
     }
     StoreFloats(sum, sums + i);

@@ -38,7 +38,10 @@ class Fp32MasterWeights {
   HWY_INLINE Fp32MasterWeights(const UpdateArgs& args, const BlockRun& /*run*/, int64_t origin)
       : master_(args.master + origin), weights_(args, origin, /*first_is_read=*/false) {}
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
-  HWY_INLINE V Load(int64_t i) const { return LoadFloats(master_ + i); }
+  HWY_INLINE V Load(int64_t i) const {
+    AskAhead(master_ + i);
+    return LoadFloats(master_ + i);
+  }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
     hn::Vec<Bf16Tag> weights[kPair];
     for (size_t v = 0; v < kPair; ++v) {
@@ -65,6 +68,8 @@ class SplitMasterWeights {
       : remainder_(args.remainder + origin), weights_(args, origin, /*first_is_read=*/true) {}
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
   HWY_INLINE V Load(int64_t i) const {
+    AskAhead(weights_.first() + i);
+    AskAhead(remainder_ + i);
     const Uint32Tag u32;
     const auto weight = hn::PromoteTo(u32, hn::LoadU(Bf16Tag(), &weights_.first()[i].bits));
     const auto remainder = hn::PromoteTo(u32, hn::LoadU(Bf16Tag(), remainder_ + i));
@@ -102,7 +107,10 @@ class NearestWeights {
   HWY_INLINE NearestWeights(const UpdateArgs& args, const BlockRun& /*run*/, int64_t origin)
       : weights_(args, origin, /*first_is_read=*/true) {}
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
-  HWY_INLINE V Load(int64_t i) const { return LoadBf16(weights_.first() + i); }
+  HWY_INLINE V Load(int64_t i) const {
+    AskAhead(weights_.first() + i);
+    return LoadBf16(weights_.first() + i);
+  }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
     hn::Vec<Bf16Tag> weights[kPair];
     for (size_t v = 0; v < kPair; ++v) weights[v] = RoundToBf16(w[v]);
@@ -126,7 +134,10 @@ class StochasticWeights {
     first_ = first;
     randoms_.Draw(scalars_.seed, scalars_.applied_step, global_element_ + first, elements);
   }
-  HWY_INLINE V Load(int64_t i) const { return LoadBf16(weights_.first() + i); }
+  HWY_INLINE V Load(int64_t i) const {
+    AskAhead(weights_.first() + i);
+    return LoadBf16(weights_.first() + i);
+  }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
     hn::Vec<Bf16Tag> weights[kPair];
     for (size_t v = 0; v < kPair; ++v) {
@@ -158,7 +169,10 @@ class Fp32Weights {
     }
   }
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
-  HWY_INLINE V Load(int64_t i) const { return LoadFloats(At(0) + i); }
+  HWY_INLINE V Load(int64_t i) const {
+    AskAhead(At(0) + i);
+    return LoadFloats(At(0) + i);
+  }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
     const FloatTag f32;
     const auto nan = hn::BitCast(f32, hn::Set(Uint32Tag(), kCanonicalNan));

@@ -96,15 +96,15 @@ class CpuShardKernels : public ShardKernels {
   }
 
   absl::Status Zero(const ZeroArgs& args, Stream& stream) override {
-    return Enqueue("zero", args, stream, [view = args.gradient] {
-      std::fill_n(view.data, view.size_bytes, std::byte{0});
+    return Enqueue("zero", args, stream, [this, view = args.gradient] {
+      block_kernels_.zero(view.size_bytes, view.data);
       return absl::OkStatus();
     });
   }
 
   absl::Status Copy(const CopyArgs& args, Stream& stream) override {
-    return Enqueue("copy", args, stream, [args] {
-      std::copy_n(static_cast<const std::byte*>(args.from), args.size_bytes, static_cast<std::byte*>(args.to));
+    return Enqueue("copy", args, stream, [this, args] {
+      block_kernels_.copy(args.from, args.size_bytes, args.to);
       return absl::OkStatus();
     });
   }

@@ -7,6 +7,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "shardstep/comm/host_stream.h"
+#include "shardstep/optimizer/shard_kernels.h"
 #include "shardstep/runtime/joint_decision.h"
 #include "shardstep/runtime/options_text.h"
 #include "status_error.h"
@@ -115,6 +117,22 @@ OutArray PythonOptimizer::Weights(int p, bool as_bits) const {
 OutArray PythonOptimizer::Gradient(int p, bool as_bits) const {
   const DType dtype = Parameter(p).gradient_dtype;
   return View(p, dtype, optimizer().gradient(p).data(), optimizer().fp32_gradient(p).data(), as_bits);
+}
+
+void PythonOptimizer::CopyGradient(int p, uintptr_t address) const {
+  if (in_job_ != nullptr && in_job_->job.gpu >= 0) {
+    throw StatusError{absl::FailedPreconditionError("copy_gradient: gradients are on a GPU")};
+  }
+  const DType dtype = Parameter(p).gradient_dtype;
+  void* const to = dtype == DType::kFp32 ? static_cast<void*>(optimizer().fp32_gradient(p).data())
+                                         : static_cast<void*>(optimizer().gradient(p).data());
+  static const std::unique_ptr<ShardKernels> kernels = CreateCpuShardKernels(/*threads=*/1).value();
+  InlineStream stream;
+  const nb::gil_scoped_release released;
+  ThrowIfError(kernels->Copy({.from = reinterpret_cast<const void*>(address),
+                              .to = to,
+                              .size_bytes = optimizer().layout().elements(p) * SizeBytes(dtype)},
+                             stream));
 }
 
 void PythonOptimizer::Bind(BindCall call, const char* what, int p, DType dtype, nb::object array,

@@ -34,6 +34,8 @@ class PythonOptimizer {
   int64_t BeginAppliedStep(int p) const;
   OutArray Weights(int p, bool as_bits) const;
   OutArray Gradient(int p, bool as_bits) const;
+  /// Copies from the host's `address`, where p's gradient lies as in gradient(p), past the caches.
+  void CopyGradient(int p, uintptr_t address) const;
   void BindWeights(int p, nanobind::object array);
   void BindGradient(int p, nanobind::object array);
   /// An error of `fill` ends the job, and is thrown.

@@ -298,6 +298,33 @@ TEST(ShardKernelsTest, TwoStreamsMayLaunchAtOnce) {
   for (const KernelCase& result : actual) EXPECT_TRUE(SameResults(result, expected));
 }
 
+// Short and long, aligned and not; what lies around stays.
+TEST_P(EveryTargetTest, CopiesAndZerosTheBytesThatItIsAskedFor) {
+  const auto kernels = KernelsOf(GetParam());
+  InlineStream stream;
+  constexpr size_t kAround = 64;
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{77}, size_t{1 << 20}, size_t{(1 << 20) + 131}}) {
+    std::vector<uint8_t> from(size + kAround);
+    for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<uint8_t>(1 + i % 251);
+    for (const size_t begin : {0, 1, 31, 63}) {
+      std::vector<uint8_t> to(size + 2 * kAround, 0xee);
+      std::vector<uint8_t> expected = to;
+      const size_t source = 63 - begin;
+      ASSERT_TRUE(
+          kernels
+              ->Copy({.from = from.data() + source, .to = to.data() + begin, .size_bytes = static_cast<int64_t>(size)},
+                     stream)
+              .ok());
+      std::copy_n(from.begin() + static_cast<int64_t>(source), size, expected.begin() + static_cast<int64_t>(begin));
+      ASSERT_TRUE(to == expected) << "copy of " << size << " bytes at " << begin;
+      const BufferView view = {reinterpret_cast<std::byte*>(to.data()) + begin, static_cast<int64_t>(size)};
+      ASSERT_TRUE(kernels->Zero({.gradient = view}, stream).ok());
+      std::fill_n(expected.begin() + static_cast<int64_t>(begin), size, uint8_t{0});
+      ASSERT_TRUE(to == expected) << "zeros of " << size << " bytes at " << begin;
+    }
+  }
+}
+
 class OtherStream : public Stream {
  public:
   Event Record() override { return {}; }

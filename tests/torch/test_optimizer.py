@@ -116,6 +116,25 @@ def test_several_backwards_add_up_when_nothing_is_under_way():
     assert optimizer.record.applied
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_long_gradients_are_autograds(dtype, overlap):
+    def two_layers():
+        return nn.Sequential(nn.Linear(1030, 701), nn.Linear(701, 3))
+
+    model, twin = models.make(two_layers, dtype=dtype), models.make(two_layers, dtype=dtype)
+    optimizer = optimizer_of(model, overlap_backward=overlap)
+    x = torch.randn(5, 1030, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for m in (model, twin):
+        m(x).float().square().sum().backward()
+    if not overlap:  # what somebody puts in its place is moved too
+        model[0].weight.grad = twin[0].weight.grad * 2
+        twin[0].weight.grad *= 2
+        optimizer._gradients.end_micro_step()
+    gradients = [torch.from_dlpack(optimizer.native.gradient(i)) for i in range(4)]
+    assert all(torch.equal(mine, p.grad) for mine, p in zip(gradients, twin.parameters()))
+
+
 def test_gradients_changed_too_late_are_refused(model):
     optimizer = optimizer_of(model)
     backward(model)

@@ -15,6 +15,10 @@ import shardstep
 from ._parameters import OwnedParameters
 
 
+# What is longer goes past the caches: the library reads it when it has come from all ranks.
+_LONG_BYTES = 1 << 20
+
+
 class GradientHooks:
     """Brings every gradient that backward accumulates to its place in the library's gradient buffer.
 
@@ -93,11 +97,18 @@ class GradientHooks:
         if i not in self._writable:
             self._native.gradient_writable(i)
             self._writable.add(i)
-        view.copy_(gradient.detach())
+        self._write(i, gradient.detach(), view)
         self._parameters[i].grad = view
         self._written[i] = view._version
         if self._overlap:
             self._native.gradient_ready(i)
+
+    def _write(self, i: int, gradient: torch.Tensor, view: torch.Tensor) -> None:
+        plain = gradient.device.type == "cpu" and gradient.dtype == view.dtype and gradient.is_contiguous()
+        if plain and view.numel() * view.element_size() >= _LONG_BYTES:
+            self._native.copy_gradient(i, gradient.data_ptr())
+        else:
+            view.copy_(gradient)
 
     def _accumulated_again(self, i: int, view: torch.Tensor) -> None:
         if self._overlap:
@@ -109,7 +120,7 @@ class GradientHooks:
         gradient = self._parameters[i].grad
         assert gradient is not None
         if gradient is not view:  # somebody has set .grad to None in between, or to a tensor of their own
-            view.copy_(gradient.detach())
+            self._write(i, gradient.detach(), view)
             self._parameters[i].grad = view
 
     def end_micro_step(self) -> None:
@@ -149,7 +160,7 @@ class GradientHooks:
             if gradient is None:
                 view.zero_()
             elif gradient is not view:
-                view.copy_(gradient.detach())
+                self._write(i, gradient.detach(), view)
             self._native.gradient_ready(i)
 
     def _refuse_late_changes(self) -> None:
