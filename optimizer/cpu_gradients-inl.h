@@ -42,9 +42,11 @@ HWY_NOINLINE void SumTail(const SumSchedule& schedule, int64_t origin, int64_t b
 }
 
 // All of it is in the accumulator.
-const float* SumNothing(const SumSchedule& schedule, int64_t origin, int64_t /*elements*/, float* /*sums*/,
+const float* SumNothing(const SumSchedule& schedule, int64_t origin, int64_t elements, float* /*sums*/,
                         float* /*group*/) {
-  return schedule.accumulator + origin;
+  const float* const sums = schedule.accumulator + origin;
+  for (int64_t i = 0; i < elements; i += kFloats) AskAhead(sums + i);
+  return sums;
 }
 
 // Of an array that is only read. Half a line at a time: where each load is a whole one, prefetchers lose the track.
@@ -85,6 +87,7 @@ HWY_INLINE void SumVectors(const SumSchedule& schedule, int64_t index, float* su
   V p[kVectors];
   const auto load = [index](const float* array, V(&to)[kVectors]) {
     for (size_t v = 0; v < kVectors; ++v) {
+      if (array != nullptr) AskAhead(array + index + v * kFloats);
       to[v] = array == nullptr ? Broadcast(0.0f) : LoadFloats(array + index + v * kFloats);
     }
   };
@@ -101,6 +104,7 @@ HWY_INLINE void SumVectors(const SumSchedule& schedule, int64_t index, float* su
     V values[kVectors];
     for (size_t v = 0; v < kVectors; ++v) {
       const int64_t at = index + static_cast<int64_t>(v * kFloats);
+      AskAhead(static_cast<const char*>(addition.data) + at * SizeBytes(addition.dtype));
       values[v] = addition.dtype == DType::kFp32 ? LoadOnce(static_cast<const float*>(addition.data) + at)
                                                  : LoadOnce(static_cast<const Bf16*>(addition.data) + at);
     }

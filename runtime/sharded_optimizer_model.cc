@@ -208,15 +208,15 @@ absl::Status ShardedOptimizer::Impl::WriteCheckpoint(const std::string& director
   const StepCounters& counters = scheduler_->counters();
   OptimizerOptions options = options_;
   options.groups.assign(groups_.groups().begin(), groups_.groups().end());
-  const std::vector<std::string> lines = DescribeOptions(options);
-  SHARDSTEP_RETURN_IF_ERROR(Annotate(AgreeOnConfiguration(lines, *rendezvous_, kMeetingDeadline), "Save"));
+  SHARDSTEP_RETURN_IF_ERROR(
+      Annotate(AgreeOnConfiguration(DescribeConfiguration(options, layout_), *rendezvous_, kMeetingDeadline), "Save"));
   const CheckpointInfo info{.step = counters.step,
                             .applied_steps = counters.applied_steps,
                             .skipped_steps = counters.skipped_steps,
                             .consecutive_skips = counters.consecutive_skips,
                             .sum_group = options_.sum_group,
                             .parameters = ParameterInfos(),
-                            .options = lines,
+                            .options = DescribeOptions(options),
                             .caller_state = std::string(caller_state),
                             .digests = {digests.master, digests.first_moment, digests.second_moment}};
   return SaveCheckpoint(directory, layout_, state_access_, info, *rendezvous_, policy);

@@ -150,10 +150,9 @@ void BindArrays(Optimizer& optimizer) {
            nb::sig("def gradient(self, p: int, *, as_bits: bool = False) -> typing.Any"),
            "The gradient of parameter p, in its shape, in place. To write between gradient_writable and "
            "gradient_ready. As weights.")
-      .def("copy_gradient", &PythonOptimizer::CopyGradient, "p"_a, "address"_a,
-           "Writes the gradient of parameter p from the host's memory at `address`, where it lies as in gradient(p): "
-           "the "
-           "same dtype, contiguous. Faster than numpy or torch where it is long.")
+      .def("copy_gradient", &PythonOptimizer::CopyGradient, "p"_a, "address"_a, "size_bytes"_a,
+           "Writes the gradient of parameter p from the host's memory at `address`, where its `size_bytes` lie as in "
+           "gradient(p): the same dtype, contiguous. Past the caches, which is faster where it is long.")
       .def("bind_weights", &PythonOptimizer::BindWeights, "p"_a, "array"_a.none(),
            "From now on weights_ready(p) copies the weights into this array of the caller's; None: no more.")
       .def("bind_gradient", &PythonOptimizer::BindGradient, "p"_a, "array"_a.none(),

@@ -119,20 +119,22 @@ OutArray PythonOptimizer::Gradient(int p, bool as_bits) const {
   return View(p, dtype, optimizer().gradient(p).data(), optimizer().fp32_gradient(p).data(), as_bits);
 }
 
-void PythonOptimizer::CopyGradient(int p, uintptr_t address) const {
-  if (in_job_ != nullptr && in_job_->job.gpu >= 0) {
-    throw StatusError{absl::FailedPreconditionError("copy_gradient: gradients are on a GPU")};
-  }
+void PythonOptimizer::CopyGradient(int p, uintptr_t address, int64_t size_bytes) const {
   const DType dtype = Parameter(p).gradient_dtype;
   void* const to = dtype == DType::kFp32 ? static_cast<void*>(optimizer().fp32_gradient(p).data())
                                          : static_cast<void*>(optimizer().gradient(p).data());
+  const int64_t expected = optimizer().layout().elements(p) * SizeBytes(dtype);
+  if (in_job_->job.gpu >= 0 || size_bytes != expected) {
+    throw StatusError{absl::InvalidArgumentError(absl::StrCat("copy_gradient of \"", Parameter(p).name,
+                                                              "\": size_bytes = ", size_bytes, ": must be ", expected,
+                                                              ", and gradients on the host"))};
+  }
   static const std::unique_ptr<ShardKernels> kernels = CreateCpuShardKernels(/*threads=*/1).value();
   InlineStream stream;
+  const std::shared_ptr<InJob> kept = in_job_;
   const nb::gil_scoped_release released;
-  ThrowIfError(kernels->Copy({.from = reinterpret_cast<const void*>(address),
-                              .to = to,
-                              .size_bytes = optimizer().layout().elements(p) * SizeBytes(dtype)},
-                             stream));
+  ThrowIfError(
+      kernels->Copy({.from = reinterpret_cast<const void*>(address), .to = to, .size_bytes = size_bytes}, stream));
 }
 
 void PythonOptimizer::Bind(BindCall call, const char* what, int p, DType dtype, nb::object array,

@@ -34,8 +34,9 @@ class PythonOptimizer {
   int64_t BeginAppliedStep(int p) const;
   OutArray Weights(int p, bool as_bits) const;
   OutArray Gradient(int p, bool as_bits) const;
-  /// Copies from the host's `address`, where p's gradient lies as in gradient(p), past the caches.
-  void CopyGradient(int p, uintptr_t address) const;
+  /// Copies from the host's `address`, where p's gradient lies as in gradient(p), past the caches. InvalidArgument
+  /// unless `size_bytes` is its size.
+  void CopyGradient(int p, uintptr_t address, int64_t size_bytes) const;
   void BindWeights(int p, nanobind::object array);
   void BindGradient(int p, nanobind::object array);
   /// An error of `fill` ends the job, and is thrown.

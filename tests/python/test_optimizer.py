@@ -145,10 +145,12 @@ def test_groups_and_freezing(optimizer):
 def test_a_gradient_is_copied_from_an_address():
     optimizer = shardstep.ShardedOptimizer(shardstep.Job(), [shardstep.Parameter("w", [700, 1003], weight_dtype="fp32")])
     gradient = numpy.arange(700 * 1003, dtype=numpy.float32)
-    optimizer.copy_gradient(0, gradient.ctypes.data)
+    optimizer.copy_gradient(0, gradient.ctypes.data, gradient.nbytes)
     assert numpy.array_equal(numpy.asarray(optimizer.gradient(0)).reshape(-1), gradient)
     with pytest.raises(shardstep.InvalidArgument, match="from"):
-        optimizer.copy_gradient(0, 0)
+        optimizer.copy_gradient(0, 0, gradient.nbytes)
+    with pytest.raises(shardstep.InvalidArgument, match='"w": size_bytes = 4: must be 2808400'):
+        optimizer.copy_gradient(0, gradient.ctypes.data, 4)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ void CreateOnes(const std::vector<GroupOptions>& groups, Rendezvous& rendezvous,
                 std::unique_ptr<ShardedOptimizer>* optimizer) {
   TrainingJob job;
   job.options.groups = groups;
+  job.options.update_threads = 1 + rendezvous.rank();  // every rank's own business
   auto created = ShardedOptimizer::Create(job.options, job.parameters, MakeLevels(job, rendezvous), &rendezvous);
   ASSERT_TRUE(created.ok()) << created.status();
   const auto fill = [](int, int64_t, absl::Span<float> values) { std::fill(values.begin(), values.end(), 1.0f); };

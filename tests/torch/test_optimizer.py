@@ -135,6 +135,56 @@ def test_long_gradients_are_autograds(dtype, overlap):
     assert all(torch.equal(mine, p.grad) for mine, p in zip(gradients, twin.parameters()))
 
 
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, make):
+        ctx.make, ctx.shape = make, weight.shape
+        return weight.sum()
+
+    @staticmethod
+    def backward(ctx, _):
+        return ctx.make(ctx.shape), None
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (800, 900)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda shape: torch._neg_view(torch.ones(shape)),
+        lambda shape: torch._efficientzerotensor(shape),
+        lambda shape: torch.arange(shape[0] * shape[1]).float().view(shape[1], shape[0]).t(),
+        lambda shape: torch.ones(shape[0], 1).expand(shape),
+    ],
+)
+def test_gradients_of_any_form_arrive(make, shape):
+    weight = nn.Parameter(torch.zeros(shape))
+    optimizer = shardstep.torch.ShardedOptimizer([("w", weight)], job=shardstep.Job())
+    Backward.apply(weight, make).backward()
+    assert torch.equal(torch.from_dlpack(optimizer.native.gradient(0)), make(shape) + 0)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (800, 900)])
+def test_a_graph_that_keeps_a_gradient_refuses_another_ones_values(shape):
+    weight = nn.Parameter(torch.zeros(shape))
+    optimizer = shardstep.torch.ShardedOptimizer([("w", weight)], job=shardstep.Job())
+    weight.sum().backward()
+    x = torch.ones(shape, requires_grad=True)
+    kept = (x * weight.grad).sum()
+    optimizer.step()
+    (2 * weight.sum()).backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
+
+
+def test_a_parameter_that_shrank_is_refused():
+    weight = nn.Parameter(torch.zeros(800, 900))
+    optimizer = shardstep.torch.ShardedOptimizer([("w", weight)], job=shardstep.Job())
+    weight.data = weight.data[:3]
+    with pytest.raises(RuntimeError, match="size"):
+        weight.sum().backward()
+    optimizer.close()
+
+
 def test_gradients_changed_too_late_are_refused(model):
     optimizer = optimizer_of(model)
     backward(model)
@@ -393,6 +443,7 @@ def test_factors_of_rates_are_those_of_the_present_rates():
         assert [highest * factor for factor in factors] == pytest.approx([g["lr"] for g in groups], rel=1e-15)
     assert _groups.split_rates([{"lr": 0.25}, {"lr": 0.5}, {"lr": 0.0}]) == (0.5, [0.5, 1.0, 0.0])
     assert _groups.split_rates([{"lr": 0.0}, {"lr": 0.0}]) == (0.0, [1.0, 1.0])
+    assert _groups.split_rates([{"lr": 0.0}, {"lr": -1.0}]) == (-1.0, [1.0, 1.0])
 
 
 def test_rates_of_groups_may_change_apart(model):
@@ -627,6 +678,8 @@ def test_state_that_does_not_fit_is_named_and_nothing_changes(model):
                          (other_rule, "rule was sgd"), ({}, "not the state"), (None, "malformed"),
                          (with_group(master="split"), "master, rounding and having momentum are fixed"),
                          (with_group(weight_decay=-1.0), "weight_decay = -1"), (with_group(betas=0.9), "malformed"),
+                         (with_group(lr=-1.0), "lr = -1"), (with_group(lr=float("inf")), "lr = inf"),
+                         (with_group(lr=10**400), "malformed"), (with_group(lr="x"), "load_state_dict: could not"),
                          (with_own(counters={"step": 1}), "applied_steps"), (with_own(begin_applied_steps=None), "mal")):
         with pytest.raises(ValueError, match=words):
             optimizer.load_state_dict(state)

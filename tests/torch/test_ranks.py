@@ -77,6 +77,30 @@ def test_a_setting_that_ranks_have_otherwise_is_named_by_the_step(key, wrong):
     assert "ranks 0 and 1 called Step with different settings of group[1]; nothing was updated" in errors[1]
 
 
+def load_other_values(directory):
+    rank = dist.get_rank()
+    model = models.make()
+    optimizer = models.optimizer_of(model)
+    models.train_step(model, optimizer, 0)
+    optimizer.param_groups[0]["weight_decay"] = 0.3  # which save takes along
+    optimizer.save(directory)
+    digests, state = optimizer.digests(), optimizer.state_dict()
+    if rank == 1:
+        state["state"][2]["exp_avg"] = state["state"][2]["exp_avg"] + 1
+    with pytest.raises(shardstep.FailedPrecondition, match="ranks 0 and 1 differ"):
+        optimizer.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="half-way"):
+        models.train_step(model, optimizer, 1)
+    optimizer.load(directory)
+    assert optimizer.digests() == digests
+    models.train_step(model, optimizer, 1)
+    return optimizer.record.applied_steps
+
+
+def test_a_step_after_a_load_that_failed_half_way_is_refused(tmp_path):
+    assert run_ranks(2, load_other_values, str(tmp_path / "checkpoints")) == [2, 2]
+
+
 def load_what_does_not_fit():
     rank = dist.get_rank()
     model = models.make()

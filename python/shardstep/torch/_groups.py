@@ -58,10 +58,11 @@ def split_rates(groups: list[Group]) -> tuple[float, list[float]]:
 
     Made from the groups' present rates alone: ranks compare the factors bit by bit."""
     rates = [float(group["lr"]) for group in groups]
-    if any(math.isnan(rate) for rate in rates):
-        return math.nan, [1.0] * len(rates)  # the library refuses it
+    for rate in rates:
+        if not (math.isfinite(rate) and rate >= 0):
+            return rate, [1.0] * len(rates)  # the library refuses it
     highest = max(rates)
-    if highest == 0 or math.isinf(highest):
+    if highest == 0:
         return highest, [1.0] * len(rates)
     return highest, [rate / highest for rate in rates]
 
@@ -83,7 +84,9 @@ class Settings:
 
     def refuse_unfit(self, native: shardstep.ShardedOptimizer, groups: list[Group]) -> None:
         """Raises what the library says of settings that it does not take. Nothing has changed."""
-        _, texts = _texts_of(groups)
+        rate, texts = _texts_of(groups)
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(f"lr = {rate}: must be finite and not negative")
         try:
             for index, text in enumerate(texts):
                 native.set_group(index, text)

@@ -134,6 +134,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._begun = False  # gradients of the next step are under way
         self._ended = False  # all its micro-steps have ended
         self._ended_micro_steps = 0
+        self._half_loaded = False
         self._parameters.own()
         self._constructed = True
 
@@ -247,6 +248,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if self._weights is not None:
             self._weights.backward_begins()
         self.finish()
+        if self._half_loaded:
+            raise RuntimeError("a load_state_dict has failed half-way: load a state, or a checkpoint, that is whole")
         self._parameters.refuse_changes(self._gradients.is_watched)
         self._begun = True
 
@@ -277,7 +280,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Collective. What state_dict returned, the same on every rank; weights become the rounded masters.
 
         ValueError names what does not fit, and nothing has changed; shardstep.InvalidArgument where it does not fit on
-        another rank, which it names. Values that ranks have otherwise are found while they are loaded: load again."""
+        another rank, which it names. Values that ranks have otherwise are found while they are loaded: what is loaded then
+        is no whole, and step says so until something is. Settings that they have otherwise the next step finds."""
         self.finish()
         try:
             for hook in self._hooks("load_state_dict_pre"):
@@ -291,8 +295,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 self._native.agree("load_state_dict", str(error) or repr(error))
             raise
         self._native.agree("load_state_dict")
-        unpacked.give_to(self._native, self.param_groups)
-        self._parameters.written_by_library(frozen_too=True)
+        self._half_loaded = True
+        try:
+            unpacked.give_to(self._native, self.param_groups)
+            self._half_loaded = False
+        finally:
+            self._parameters.written_by_library(frozen_too=True)
         for hook in self._hooks("load_state_dict_post"):
             hook(self)
 
@@ -303,12 +311,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def save(self, directory: str | os.PathLike[str], caller_state: bytes = b"") -> None:
         """Collective. Writes a sharded, verified checkpoint; `caller_state` comes back from load."""
         self.finish()
+        self._settings.pass_on(self._native, self.param_groups)
         self._native.save(directory, caller_state)
 
     def load(self, directory: str | os.PathLike[str]) -> tuple[bytes, list[str]]:
         """Collective. Loads the newest whole checkpoint, of any world size: (caller_state, warnings)."""
         self.finish()
         loaded = self._native.load(directory)
+        self._half_loaded = False
         self._parameters.written_by_library(frozen_too=True)
         return loaded
 

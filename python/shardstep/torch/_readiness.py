@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 import shardstep
 
 from ._parameters import OwnedParameters
+from ._versions import bump_versions
 
 
 # What is longer goes past the caches: the library reads it when it has come from all ranks.
@@ -104,9 +105,10 @@ class GradientHooks:
             self._native.gradient_ready(i)
 
     def _write(self, i: int, gradient: torch.Tensor, view: torch.Tensor) -> None:
-        plain = gradient.device.type == "cpu" and gradient.dtype == view.dtype and gradient.is_contiguous()
-        if plain and view.numel() * view.element_size() >= _LONG_BYTES:
-            self._native.copy_gradient(i, gradient.data_ptr())
+        size_bytes = view.numel() * view.element_size()
+        if size_bytes >= _LONG_BYTES and _lies_as(gradient, view):
+            self._native.copy_gradient(i, gradient.data_ptr(), size_bytes)
+            bump_versions([view])
         else:
             view.copy_(gradient)
 
@@ -138,8 +140,6 @@ class GradientHooks:
         """Forgets the gradients of this micro-step; False when they are under way, so that it cannot."""
         if self._overlap and self._written:
             return False
-        for i in self._writable:
-            self._views[i].zero_()
         for parameter in self._parameters:
             parameter.grad = None
         self._written.clear()
@@ -152,7 +152,8 @@ class GradientHooks:
         self._writable.clear()
 
     def _mark_ready(self) -> None:
-        for i in self._writable - set(self._written):  # discarded: zeros
+        for i in self._writable - set(self._written):  # discarded
+            self._views[i].zero_()
             self._native.gradient_ready(i)
         for i in self._written:
             gradient = self._parameters[i].grad
@@ -179,6 +180,19 @@ class GradientHooks:
         self.watch([])
         self._written.clear()
         self._writable.clear()
+
+
+def _lies_as(gradient: torch.Tensor, view: torch.Tensor) -> bool:
+    # Values are its memory's bytes, in order, on the host.
+    return (
+        type(gradient) is torch.Tensor
+        and gradient.device.type == "cpu"
+        and gradient.dtype == view.dtype
+        and gradient.shape == view.shape
+        and gradient.is_contiguous()
+        and not gradient.is_neg()
+        and not gradient._is_zerotensor()
+    )
 
 
 class WeightHooks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -52,10 +53,11 @@ class Unpacked:
             settings.refuse_unfit(native, self._groups)
             state = state_dict["state"]
             self._arrays = [_arrays_of(state.get(i, {}), parameters, groups, i) for i in range(len(parameters))]
-        except (AttributeError, LookupError, TypeError) as error:
+        except (shardstep.Error, ValueError) as error:
+            text = str(error)
+            raise ValueError(text if text.startswith("load_state_dict") else f"load_state_dict: {text}") from error
+        except Exception as error:
             raise ValueError(f"load_state_dict: malformed: {error!r}") from error
-        except shardstep.Error as error:
-            raise ValueError(f"load_state_dict: {error}") from error
         self._names = parameters.names
 
     def give_to(self, native: shardstep.ShardedOptimizer, groups: Groups) -> None:
@@ -124,4 +126,4 @@ def _merge_groups(saved: Groups, groups: Groups) -> Groups:
             raise ValueError(
                 f"load_state_dict: param_groups[{index}]: the rule was {other['rule']}, here it is {group['rule']}"
             )
-    return [{**group, **other, "params": group["params"]} for group, other in zip(groups, saved)]
+    return [{**group, **copy.deepcopy(other), "params": group["params"]} for group, other in zip(groups, saved)]
