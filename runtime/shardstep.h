@@ -307,7 +307,8 @@ typedef struct shardstep_digests { /* strings of 32 hexadecimal digits */
 /* Digests. */
 SHARDSTEP_API shardstep_code shardstep_compute_digests(shardstep_optimizer* optimizer, shardstep_digests* digests);
 
-/* `caller_state` of `bytes` may be NULL with 0. */
+/* `caller_state` of `bytes` may be NULL with 0. SHARDSTEP_FAILED_PRECONDITION also when ranks have other settings of a
+ * group. */
 SHARDSTEP_API shardstep_code shardstep_save(shardstep_optimizer* optimizer, const char* directory,
                                             const void* caller_state, size_t bytes);
 /* `*caller_state` of `*bytes`: what was saved; `*warnings`: one a line, also after an error. All until the next call,
