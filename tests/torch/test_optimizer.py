@@ -14,7 +14,7 @@ from torch import nn
 import models
 import shardstep
 import shardstep.torch
-from shardstep.torch import _groups
+from shardstep.torch import _groups, _readiness
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_long_gradients_are_autograds(dtype, overlap):
     for m in (model, twin):
         m(x).float().square().sum().backward()
     if not overlap:  # what somebody puts in its place is moved too
-        model[0].weight.grad = twin[0].weight.grad * 2
+        model[0].weight.grad = (twin[0].weight.grad * 2).t().contiguous().t()
         twin[0].weight.grad *= 2
         optimizer._gradients.end_micro_step()
     gradients = [torch.from_dlpack(optimizer.native.gradient(i)) for i in range(4)]
@@ -174,6 +174,14 @@ def test_a_graph_that_keeps_a_gradient_refuses_another_ones_values(shape):
     (2 * weight.sum()).backward()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         kept.backward()
+
+
+def test_only_what_lies_alike_is_copied_as_bytes():
+    view = torch.zeros(8, 6)
+    assert _readiness._lies_as(torch.ones(8, 6), view)
+    others = [torch.ones(4, 6), torch.ones(6, 8).t(), torch.ones(8, 6).bfloat16(), torch._neg_view(torch.ones(8, 6)),
+              torch._efficientzerotensor(8, 6), nn.Parameter(torch.ones(8, 6)), torch.ones(8, 6, device="meta")]
+    assert not any(_readiness._lies_as(other, view) for other in others)
 
 
 def test_a_parameter_that_shrank_is_refused():
@@ -689,6 +697,20 @@ def test_state_that_does_not_fit_is_named_and_nothing_changes(model):
             optimizer.load_state_dict(with_own(**own))
     assert optimizer.digests() == before
     assert optimizer.native.counters == good["shardstep"]["counters"]
+
+
+def test_a_load_that_was_refused_leaves_the_settings(model):
+    twin = models.make()
+    optimizer, expected = optimizer_of(model), optimizer_of(twin)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["weight_decay"] = 0.7
+    del state["state"][3]["exp_avg"]
+    with pytest.raises(ValueError, match="no exp_avg"):
+        optimizer.load_state_dict(state)
+    for m, o in ((model, optimizer), (twin, expected)):
+        backward(m)
+        o.step()
+    assert optimizer.digests() == expected.digests()
 
 
 def test_a_rank_of_a_job_is_not_copied(model):
