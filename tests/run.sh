@@ -31,7 +31,7 @@ build() {
 
 unit_tests() {
   TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
-    ctest --test-dir "$BUILD_DIR/$1" --label-regex unit --output-on-failure --no-tests=error
+    ctest --test-dir "$BUILD_DIR/$1" --label-regex unit --parallel "$(nproc)" --output-on-failure --no-tests=error
 }
 
 deploy/install_dependencies.sh || exit
@@ -42,7 +42,7 @@ for preset in asan tsan; do
 done
 check "build release" build release
 check "python" tests/python/run.sh
-check "release tests" ctest --test-dir "$BUILD_DIR/release" --output-on-failure --no-tests=error
+check "release tests" ctest --test-dir "$BUILD_DIR/release" --parallel "$(nproc)" --output-on-failure --no-tests=error
 for name in "${failed[@]+"${failed[@]}"}"; do
   echo "FAILED: $name"
 done

@@ -249,7 +249,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             self._weights.backward_begins()
         self.finish()
         if self._half_loaded:
-            raise RuntimeError("a load_state_dict has failed half-way: load a state, or a checkpoint, that is whole")
+            raise RuntimeError("load_state_dict failed half-way: load a whole state, or a checkpoint, before the next step")
         self._parameters.refuse_changes(self._gradients.is_watched)
         self._begun = True
 
@@ -280,8 +280,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Collective. What state_dict returned, the same on every rank; weights become the rounded masters.
 
         ValueError names what does not fit, and nothing has changed; shardstep.InvalidArgument where it does not fit on
-        another rank, which it names. Values that ranks have otherwise are found while they are loaded: what is loaded then
-        is no whole, and step says so until something is. Settings that they have otherwise the next step finds."""
+        another rank, which it names. Values that differ between ranks are found while they are loaded, and step refuses
+        to go on until a state is loaded that is whole; settings that differ are found by the next step."""
         self.finish()
         try:
             for hook in self._hooks("load_state_dict_pre"):
