@@ -128,6 +128,13 @@ shardstep_code shardstep_compute_digests(shardstep_optimizer* optimizer, shardst
   });
 }
 
+shardstep_code shardstep_agree(shardstep_optimizer* optimizer, const char* what, const char* error) {
+  return Guard(__func__, optimizer, {{"what", what}}, [=] {
+    const bool failed = error != nullptr && *error != '\0';
+    return optimizer->optimizer->Agree(what, failed ? absl::InvalidArgumentError(error) : absl::OkStatus());
+  });
+}
+
 shardstep_code shardstep_save(shardstep_optimizer* optimizer, const char* directory, const void* caller_state,
                               size_t bytes) {
   return Guard(__func__, optimizer, {{"directory", directory}}, [=] {

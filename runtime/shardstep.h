@@ -307,6 +307,10 @@ typedef struct shardstep_digests { /* strings of 32 hexadecimal digits */
 /* Digests. */
 SHARDSTEP_API shardstep_code shardstep_compute_digests(shardstep_optimizer* optimizer, shardstep_digests* digests);
 
+/* For what all ranks must succeed in or none: SHARDSTEP_OK when every rank passed NULL or "" as `error`, otherwise
+ * SHARDSTEP_INVALID_ARGUMENT with the error of the lowest rank that gave one, which it names. `what`: alike on all. */
+SHARDSTEP_API shardstep_code shardstep_agree(shardstep_optimizer* optimizer, const char* what, const char* error);
+
 /* `caller_state` of `bytes` may be NULL with 0. SHARDSTEP_FAILED_PRECONDITION also when ranks have other settings of a
  * group. */
 SHARDSTEP_API shardstep_code shardstep_save(shardstep_optimizer* optimizer, const char* directory,

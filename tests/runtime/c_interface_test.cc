@@ -126,6 +126,7 @@ TEST(CErrorsTest, NullIsNamed) {
   expect(shardstep_read_begin_applied_step(nullptr, 0, &number), "optimizer");
   expect(shardstep_set_counters(nullptr, &counters, nullptr, 0), "optimizer");
   expect(shardstep_compute_digests(nullptr, &digests), "optimizer");
+  expect(shardstep_agree(nullptr, "reading", nullptr), "optimizer");
   expect(shardstep_save(nullptr, "directory", nullptr, 0), "optimizer");
   expect(shardstep_load(nullptr, "directory", nullptr, nullptr, nullptr), "optimizer");
   expect(shardstep_join_decisions(nullptr, &created, names, 1), "job");
@@ -175,6 +176,7 @@ TEST_F(CInterfaceTest, NullBehindAnOptimizerIsNamed) {
   expect(shardstep_set_counters(optimizer(), nullptr, nullptr, 0), "counters");
   expect(shardstep_set_counters(optimizer(), &counters, nullptr, 3), "begin_applied_steps");
   expect(shardstep_compute_digests(optimizer(), nullptr), "digests");
+  expect(shardstep_agree(optimizer(), nullptr, nullptr), "what");
   expect(shardstep_save(optimizer(), nullptr, nullptr, 0), "directory");
   expect(shardstep_save(optimizer(), "directory", nullptr, 1), "caller_state");
   expect(shardstep_load(optimizer(), nullptr, nullptr, nullptr, nullptr), "directory");

@@ -145,6 +145,21 @@ TEST_F(CRanksTest, RanksThatDifferAreNamed) {
   });
 }
 
+TEST_F(CRanksTest, WhatOneRankFailedInFailsOnAll) {
+  RunCRanks(2, [](const shardstep_job& job) {
+    const COptimizer optimizer = CreateInitialized(job, "");
+    ASSERT_NE(optimizer, nullptr);
+    EXPECT_C_ERROR(shardstep_agree(optimizer.get(), "reading", job.rank == 1 ? "the file is short" : nullptr),
+                   SHARDSTEP_INVALID_ARGUMENT, HasSubstr("rank 1: the file is short"));
+    EXPECT_C_OK(shardstep_agree(optimizer.get(), "reading", ""));
+    // Settings are each rank's own until the step.
+    EXPECT_C_OK(shardstep_set_group(optimizer.get(), 0, job.rank == 1 ? "adamw { beta1: 0.5 }" : "adamw { }"));
+    EXPECT_C_ERROR(TakeStep(optimizer.get()), SHARDSTEP_FAILED_PRECONDITION, HasSubstr("settings of group[0]"));
+    EXPECT_C_OK(shardstep_set_group(optimizer.get(), 0, "adamw { }"));
+    EXPECT_C_OK(TakeStep(optimizer.get()));
+  });
+}
+
 TEST_F(CRanksTest, AMissingRankIsNamed) {
   char id[SHARDSTEP_JOB_ID_BYTES];
   ASSERT_C_OK(shardstep_create_job_id("localhost", id));

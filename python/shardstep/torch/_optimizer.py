@@ -58,14 +58,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
       overlap_backward: gradients travel as soon as backward has written them, so nothing may change them afterwards.
         False: they travel when the micro-step ends; several backwards may add to them before.
       overlap_forward: step() returns at once and modules wait for their weights. Whatever reads weights otherwise (an
-        average of weights, model.state_dict()) must call synchronize() first. False: step() returns when they are there.
+        average of weights, model.state_dict()) must call synchronize() first. False: step() returns with them.
       private_weights: each rank has a copy of the weights, as torch users expect. False: ranks of a host share one,
         on CPUs, which then must not be written.
       process_group, job: which ranks, see find_job; or a shardstep.Job.
       options: further lines of proto/options.proto's message Optimizer: "bucket_bytes: 8388608".
 
-    All ranks begin with rank 0's values of these parameters if they are a process group and no `job` is given; otherwise
-    they must have been initialized alike. Buffers (BatchNorm's) are the caller's business.
+    All ranks begin with rank 0's values of these parameters if they are a process group and no `job` is given;
+    otherwise they must have been initialized alike. Buffers (BatchNorm's) are the caller's business.
 
     From then on parameters are written by the optimizer. Who writes them otherwise (model.load_state_dict, an average
     that is swapped in), in place and on all ranks, calls adopt_weights; step refuses it by name if they do not.
@@ -249,7 +249,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             self._weights.backward_begins()
         self.finish()
         if self._half_loaded:
-            raise RuntimeError("load_state_dict failed half-way: load a whole state, or a checkpoint, before the next step")
+            raise RuntimeError("load_state_dict failed half-way: load a whole state, or a checkpoint, before a step")
         self._parameters.refuse_changes(self._gradients.is_watched)
         self._begun = True
 

@@ -67,7 +67,9 @@ class OwnedParameters:
         device = self._parameters[0].device
         for parameter, name in zip(self._parameters, self.names):
             if parameter.device != device:
-                raise ValueError(f'"{name}" is on {parameter.device}, "{self.names[0]}" on {device}: must be one device')
+                raise ValueError(
+                    f'"{name}" is on {parameter.device}, "{self.names[0]}" on {device}: must be one device'
+                )
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f'"{self.names[0]}" is on {device}: must be on a CPU or a CUDA device')
         return device
@@ -105,7 +107,8 @@ class OwnedParameters:
         for i, parameter in enumerate(self._parameters):
             weights = from_dlpack(native.weights(i))
             if not _same_bits(weights, values[i]):
-                reason = f'"{self.names[i]}" was not initialized alike on all ranks: use one seed, or broadcast it before'
+                name = self.names[i]
+                reason = f'"{name}" was not initialized alike on all ranks: use one seed, or broadcast it before'
                 native.abort(reason)
                 raise RuntimeError(reason)
             parameter.data = weights

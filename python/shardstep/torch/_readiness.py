@@ -43,7 +43,7 @@ class GradientHooks:
         self._handles: dict[int, RemovableHandle] = {}
         self._writable: set[int] = set()  # whose view may be written in this micro-step
         self._written: dict[int, int] = {}  # version of the view once its gradient was written, in this micro-step
-        self._before_first = before_first  # called before the first gradient of a micro-step, or its end if there is none
+        self._before_first = before_first  # before the first gradient of a micro-step, or its end if there is none
         self._on_use = on_use  # called with the index of a parameter that backward reached
         self.watch(parameters.trained())
 
