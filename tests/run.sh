@@ -31,7 +31,7 @@ build() {
 
 unit_tests() {
   TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp" \
-    ctest --test-dir "$BUILD_DIR/$1" --label-regex unit --parallel "$(nproc)" --output-on-failure --no-tests=error
+    ctest --test-dir "$BUILD_DIR/$1" --label-regex unit --output-on-failure --no-tests=error
 }
 
 deploy/install_dependencies.sh || exit
