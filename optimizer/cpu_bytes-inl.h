@@ -23,7 +23,7 @@ void CopyBytes(const void* from, int64_t size_bytes, void* to) {
   int64_t i = HeadBytes(target);
   std::copy_n(source, i, target);
   for (; i + kBytes <= size_bytes; i += kBytes) {
-    AskAhead(source + i);
+    PrefetchAhead(source + i);
     hn::Stream(hn::LoadU(ByteTag(), source + i), ByteTag(), target + i);
   }
   std::copy_n(source + i, size_bytes - i, target + i);

@@ -45,7 +45,7 @@ HWY_NOINLINE void SumTail(const SumSchedule& schedule, int64_t origin, int64_t b
 const float* SumNothing(const SumSchedule& schedule, int64_t origin, int64_t elements, float* /*sums*/,
                         float* /*group*/) {
   const float* const sums = schedule.accumulator + origin;
-  for (int64_t i = 0; i < elements; i += kFloats) AskAhead(sums + i);
+  for (int64_t i = 0; i < elements; i += kFloats) PrefetchAhead(sums + i);
   return sums;
 }
 
@@ -68,10 +68,10 @@ const float* SumAlike(const SumSchedule& schedule, int64_t origin, int64_t eleme
   const float* const accumulator = kAccumulator ? schedule.accumulator + origin : nullptr;
   int64_t i = 0;
   for (; i + static_cast<int64_t>(kFloats) <= elements; i += kFloats) {
-    if (kAccumulator) AskAhead(accumulator + i);
+    if (kAccumulator) PrefetchAhead(accumulator + i);
     V sum = kAccumulator ? LoadFloats(accumulator + i) : Broadcast(0.0f);
     for (int j = 0; j < kSlices; ++j) {
-      AskAhead(data[j] + i);
+      PrefetchAhead(data[j] + i);
       sum = sum + LoadOnce(data[j] + i);
     }
     StoreFloats(sum, sums + i);
@@ -87,7 +87,7 @@ HWY_INLINE void SumVectors(const SumSchedule& schedule, int64_t index, float* su
   V p[kVectors];
   const auto load = [index](const float* array, V(&to)[kVectors]) {
     for (size_t v = 0; v < kVectors; ++v) {
-      if (array != nullptr) AskAhead(array + index + v * kFloats);
+      if (array != nullptr) PrefetchAhead(array + index + v * kFloats);
       to[v] = array == nullptr ? Broadcast(0.0f) : LoadFloats(array + index + v * kFloats);
     }
   };
@@ -104,7 +104,7 @@ HWY_INLINE void SumVectors(const SumSchedule& schedule, int64_t index, float* su
     V values[kVectors];
     for (size_t v = 0; v < kVectors; ++v) {
       const int64_t at = index + static_cast<int64_t>(v * kFloats);
-      AskAhead(static_cast<const char*>(addition.data) + at * SizeBytes(addition.dtype));
+      PrefetchAhead(static_cast<const char*>(addition.data) + at * SizeBytes(addition.dtype));
       values[v] = addition.dtype == DType::kFp32 ? LoadOnce(static_cast<const float*>(addition.data) + at)
                                                  : LoadOnce(static_cast<const Bf16*>(addition.data) + at);
     }

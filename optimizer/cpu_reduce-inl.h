@@ -59,7 +59,7 @@ class BlockScan {
     in_pairs_ = true;
     auto max_abs = hn::Zero(Int32Tag());
     for (int64_t i = 0; i < elements; i += kLanes) {
-      for (int j = 0; j < kSlices; ++j) AskAhead(slices[j] + i);
+      for (int j = 0; j < kSlices; ++j) PrefetchAhead(slices[j] + i);
       for (size_t pair = 0; pair < kLanes / kPairElements; ++pair) {
         const int64_t at = i + static_cast<int64_t>(pair * kPairElements);
         V even, odd;

@@ -39,8 +39,8 @@ class UpdateKernel {
     V masters[kPair];
     for (size_t v = 0; v < kPair; ++v) {
       const int64_t at = i + static_cast<int64_t>(v * kFloats);
-      if constexpr (UpdateRule::kFirstMoment) AskAhead(first_moment_ + at);
-      if constexpr (UpdateRule::kSecondMoment) AskAhead(second_moment_ + at);
+      if constexpr (UpdateRule::kFirstMoment) PrefetchAhead(first_moment_ + at);
+      if constexpr (UpdateRule::kSecondMoment) PrefetchAhead(second_moment_ + at);
       UpdateElement<V> x = {.master = weights_.Load(at)};
       if constexpr (UpdateRule::kFirstMoment) x.first_moment = LoadFloats(first_moment_ + at);
       if constexpr (UpdateRule::kSecondMoment) x.second_moment = LoadFloats(second_moment_ + at);

@@ -80,10 +80,10 @@ HWY_INLINE hn::Vec<PairTag> JoinPair(const hn::Vec<Bf16Tag> (&parts)[kPair]) {
 #endif
 inline constexpr int64_t kPairElements = kPair * kFloats;
 
-// Asks for what loads that go through an array come to soon, also beyond its end. CPUs' own prefetchers stop at the end
-// of a page: on a Xeon a pass over several arrays took up to half as long again. 1 to 8 KiB ahead are alike there.
-inline constexpr int64_t kAheadBytes = 2048;
-HWY_INLINE void AskAhead(const void* from) { hwy::Prefetch(static_cast<const char*>(from) + kAheadBytes); }
+// For loads that go through an array; harmless beyond its end. CPUs' own prefetchers stop at the end of a page: on a
+// Xeon a pass over several arrays took up to half as long again. 1 to 8 KiB ahead are alike there.
+inline constexpr int64_t kPrefetchBytes = 2048;
+HWY_INLINE void PrefetchAhead(const void* from) { hwy::Prefetch(static_cast<const char*>(from) + kPrefetchBytes); }
 
 HWY_INLINE bool Aligned(const void* address, size_t bytes) { return reinterpret_cast<uintptr_t>(address) % bytes == 0; }
 

@@ -39,7 +39,7 @@ class Fp32MasterWeights {
       : master_(args.master + origin), weights_(args, origin, /*first_is_read=*/false) {}
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
   HWY_INLINE V Load(int64_t i) const {
-    AskAhead(master_ + i);
+    PrefetchAhead(master_ + i);
     return LoadFloats(master_ + i);
   }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
@@ -68,8 +68,8 @@ class SplitMasterWeights {
       : remainder_(args.remainder + origin), weights_(args, origin, /*first_is_read=*/true) {}
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
   HWY_INLINE V Load(int64_t i) const {
-    AskAhead(weights_.first() + i);
-    AskAhead(remainder_ + i);
+    PrefetchAhead(weights_.first() + i);
+    PrefetchAhead(remainder_ + i);
     const Uint32Tag u32;
     const auto weight = hn::PromoteTo(u32, hn::LoadU(Bf16Tag(), &weights_.first()[i].bits));
     const auto remainder = hn::PromoteTo(u32, hn::LoadU(Bf16Tag(), remainder_ + i));
@@ -108,7 +108,7 @@ class NearestWeights {
       : weights_(args, origin, /*first_is_read=*/true) {}
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
   HWY_INLINE V Load(int64_t i) const {
-    AskAhead(weights_.first() + i);
+    PrefetchAhead(weights_.first() + i);
     return LoadBf16(weights_.first() + i);
   }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
@@ -135,7 +135,7 @@ class StochasticWeights {
     randoms_.Draw(scalars_.seed, scalars_.applied_step, global_element_ + first, elements);
   }
   HWY_INLINE V Load(int64_t i) const {
-    AskAhead(weights_.first() + i);
+    PrefetchAhead(weights_.first() + i);
     return LoadBf16(weights_.first() + i);
   }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {
@@ -170,7 +170,7 @@ class Fp32Weights {
   }
   HWY_INLINE void BeginChunk(int64_t /*first*/, int64_t /*elements*/) {}
   HWY_INLINE V Load(int64_t i) const {
-    AskAhead(At(0) + i);
+    PrefetchAhead(At(0) + i);
     return LoadFloats(At(0) + i);
   }
   HWY_INLINE void Store(int64_t i, const V (&w)[kPair]) const {

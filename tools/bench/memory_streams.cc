@@ -21,8 +21,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Few enough that a chunk of every array is in the first cache at once.
 constexpr int64_t kChunkElements = 512;
-// How far ahead lines are asked for, as the kernels do.
-constexpr int64_t kAheadBytes = 2048;
+// As far ahead as the kernels.
+constexpr int64_t kPrefetchBytes = 2048;
 // What is kept or written side by side at most: an AdamW step's.
 constexpr size_t kMaxKeep4 = 3;
 constexpr size_t kMaxKeep2 = 2;
@@ -34,8 +34,9 @@ constexpr auto kLanes2 = static_cast<int64_t>(hn::MaxLanes(Tag2()));
 constexpr auto kLanes4 = static_cast<int64_t>(hn::MaxLanes(Tag4()));
 
 uint32_t* Bits(float* array) { return reinterpret_cast<uint32_t*>(array); }
-void AskAhead(const void* from) { hwy::Prefetch(static_cast<const char*>(from) + kAheadBytes); }
 const uint32_t* Bits(const float* array) { return reinterpret_cast<const uint32_t*>(array); }
+
+void PrefetchAhead(const void* from) { hwy::Prefetch(static_cast<const char*>(from) + kPrefetchBytes); }
 
 // Elements [begin, end), whole vectors; all arrays side by side: prefetchers follow as many, and lose those that are
 // written one after the other. `nothing` is zero, which the compiler does not know.
@@ -52,12 +53,12 @@ void Change(const MemoryStreams& streams, int64_t begin, int64_t end, uint32_t n
   for (int64_t i = begin; i < end; i += kLanes2) {
     for (int64_t half = i; half < i + kLanes2; half += kLanes4) {
       for (size_t a = 0; a < kKeep4; ++a) {
-        AskAhead(keep4[a] + half);
+        PrefetchAhead(keep4[a] + half);
         hn::StoreU(hn::Or(hn::LoadU(Tag4(), keep4[a] + half), zero4), Tag4(), keep4[a] + half);
       }
     }
     for (size_t a = 0; a < kKeep2; ++a) {
-      AskAhead(keep2[a] + i);
+      PrefetchAhead(keep2[a] + i);
       hn::StoreU(hn::Or(hn::LoadU(Tag2(), keep2[a] + i), zero2), Tag2(), keep2[a] + i);
     }
     for (size_t a = 0; a < kWrite2; ++a) hn::Stream(zero2, Tag2(), write2[a] + i);
@@ -99,13 +100,13 @@ uint32_t Read(const MemoryStreams& streams, int64_t begin, int64_t end) {
   auto seen4 = hn::Zero(tag4);
   for (const uint16_t* array : streams.read2) {
     for (int64_t i = begin; i < end; i += static_cast<int64_t>(hn::MaxLanes(tag2))) {
-      AskAhead(array + i);
+      PrefetchAhead(array + i);
       seen2 = hn::Or(seen2, hn::LoadU(tag2, array + i));
     }
   }
   for (const float* array : streams.read4) {
     for (int64_t i = begin; i < end; i += static_cast<int64_t>(hn::MaxLanes(tag4))) {
-      AskAhead(array + i);
+      PrefetchAhead(array + i);
       seen4 = hn::Or(seen4, hn::LoadU(tag4, Bits(array) + i));
     }
   }
